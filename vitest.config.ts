@@ -1,0 +1,29 @@
+import { defineConfig } from 'vitest/config';
+
+/** Workspace packages resolve to their sources, so that a test never sees a stale build. */
+const conditions = ['source', 'node', 'import', 'module', 'default'];
+const project = (name: string, include: string[], extra: Record<string, unknown> = {}) => ({
+  resolve: { conditions },
+  ssr: { resolve: { conditions, externalConditions: conditions } },
+  test: { name, include, environment: 'node' as const, ...extra },
+});
+
+export default defineConfig({
+  test: {
+    projects: [
+      project('contract', ['packages/contract/**/*.test.{ts,mjs}', 'packages/sdk/src/**/*.test.ts']),
+      project('kernel', ['packages/kernel/src/**/*.test.ts', 'packages/node-protocol/src/**/*.test.ts']),
+      project('node-agent', ['services/node-agent/src/**/*.test.ts'], { testTimeout: 60_000, hookTimeout: 60_000 }),
+      project(
+        'control-plane',
+        ['services/control-plane/src/**/*.test.ts', 'services/control-plane/test/**/*.test.ts'],
+        {
+          testTimeout: 60_000,
+          hookTimeout: 120_000,
+          globalSetup: ['services/control-plane/test/harness/global-setup.ts'],
+        },
+      ),
+      project('simulators', ['simulators/*/src/**/*.test.ts'], { testTimeout: 60_000 }),
+    ],
+  },
+});
