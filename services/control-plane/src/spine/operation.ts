@@ -9,6 +9,7 @@ import type {
 } from '@gpuaas/contract';
 import type { Clock, Logger, TenantId, TraceContext } from '@gpuaas/kernel';
 import type { Kysely, Transaction } from 'kysely';
+import type { CursorCodec } from './cursors.js';
 import type { Database } from './database.generated.js';
 import type { Principal, ProjectScope } from './principal.js';
 
@@ -38,6 +39,7 @@ export interface RequestContext extends CallContext {
   /** from X-Tenant-ID, the path's org_id, or the principal's home tenant */
   readonly tenantId: TenantId | null;
   readonly idempotencyKey: string | null;
+  readonly cursors: CursorCodec;
 }
 
 export interface CommandContext extends RequestContext {

@@ -6,7 +6,7 @@ export type TenantRole = (typeof TENANT_ROLES)[number];
 export const PROJECT_ROLES = ['owner', 'admin', 'member', 'viewer'] as const;
 export type ProjectRole = (typeof PROJECT_ROLES)[number];
 
-export const PLATFORM_ROLES = ['superadmin', 'platform_ops', 'platform_user'] as const;
+export const PLATFORM_ROLES = ['platform_superadmin', 'platform_ops', 'platform_user'] as const;
 export type PlatformRole = (typeof PLATFORM_ROLES)[number];
 
 export const PLATFORM_CAPABILITIES = [
