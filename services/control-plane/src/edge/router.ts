@@ -1,0 +1,406 @@
+import { type OperationDefinition, type OperationValidators, operationTable, validatorsFor } from '@gpuaas/contract';
+import { type Clock, canonicalHash, type Logger } from '@gpuaas/kernel';
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
+import { parse as parseJson } from 'secure-json-parse';
+import type { CursorCodec } from '../spine/cursors.js';
+import type { Custody } from '../spine/custody.js';
+import type { Command, OperationHandlers, RawResponse, Reader, RequestContext } from '../spine/operation.js';
+import { type Principal, type ProjectScope, principalKey } from '../spine/principal.js';
+import { Refusal, refuse } from '../spine/refusal.js';
+import { inTransaction } from '../spine/transaction.js';
+import { errorAnswer } from './error-response.js';
+import {
+  claimIdempotencyKey,
+  type IdempotencyScope,
+  retentionOf,
+  type StoredResponse,
+  storeIdempotentResponse,
+} from './idempotency.js';
+import type { EdgeMetrics } from './metrics.js';
+import { type AccessFacts, decide, type PolicyRule, policyFor } from './policy/index.js';
+import type { RateLimitClass, RateLimiter } from './rate-limit.js';
+import { limitClassOf } from './rate-limit-classes.js';
+import {
+  bearerToken,
+  buildContext,
+  headerOf,
+  identifyRequest,
+  identityHeaders,
+  type ProjectLookup,
+  type RequestIdentity,
+  requestedProjectId,
+  requestedTenantId,
+} from './request-context.js';
+
+/** The certificate a caller presented on the node listener, verified by TLS against the node CA. */
+export interface PeerCertificate {
+  readonly serialNumber: string;
+  readonly fingerprint256: string;
+  readonly subjectCommonName: string;
+  readonly subjectAltName: string;
+}
+
+export interface EdgeDependencies {
+  /** the read-write database */
+  readonly primary: Reader;
+  /** read-only; may be a replica */
+  readonly replica: Reader;
+  readonly operations: OperationHandlers;
+  readonly clock: Clock;
+  readonly log: Logger;
+  readonly cursors: CursorCodec;
+  readonly custody: Custody;
+  readonly metrics: EdgeMetrics;
+  readonly rateLimiter: RateLimiter;
+  /** requests a minute that a principal has in a class; null where it is not limited */
+  rateLimitOf(limitClass: RateLimitClass, principal: Principal): Promise<number | null>;
+  authenticateBearer(db: Reader, token: string): Promise<Principal>;
+  authenticateNode(peer: { certificate: PeerCertificate | null; bearerToken: string | null }): Promise<Principal>;
+  readonly projectScopeOf: ProjectLookup;
+  /** a response that breaks the contract is answered with 500 and logged, instead of being sent */
+  readonly validatesResponses: boolean;
+  /** aborted when the server begins to shut down */
+  readonly closing: AbortSignal;
+}
+
+/** Which listener a route stands on: the API for people and programs, or the one where hosts show their certificates. */
+export type Listener = 'api' | 'node';
+
+interface Route {
+  readonly definition: OperationDefinition;
+  readonly rule: PolicyRule;
+  readonly limitClass: RateLimitClass;
+}
+
+/**
+ * Registers every spelling of every operation of the contract on `server`. Throws where an operation has no policy row.
+ * The node listener carries the operations of hosts alone; the API carries all.
+ */
+export function registerOperations(server: FastifyInstance, listener: Listener, edge: EdgeDependencies): void {
+  for (const definition of operationTable) {
+    const rule = policyFor(definition.operationId);
+    const route: Route = { definition, rule, limitClass: limitClassOf(definition) };
+    if (listener === 'node' && !servesHosts(definition)) continue;
+    for (const { path } of definition.routes) {
+      server.route({
+        method: definition.method,
+        url: path,
+        exposeHeadRoute: false,
+        handler: (request, reply) => serve(edge, route, request, reply),
+      });
+    }
+  }
+}
+
+/** Operations without a user's token that hosts call: enrolment, bootstrap, task polling, logs. */
+function servesHosts(definition: OperationDefinition): boolean {
+  return definition.domain === 'fleet' && definition.security !== 'bearer';
+}
+
+async function serve(
+  edge: EdgeDependencies,
+  route: Route,
+  request: FastifyRequest,
+  reply: FastifyReply,
+): Promise<FastifyReply> {
+  const started = process.hrtime.bigint();
+  const identity = identifyRequest(request.headers);
+  const { operationId } = route.definition;
+  const log = edge.log.child({
+    operation: operationId,
+    correlation_id: identity.correlationId,
+    trace_id: identity.trace.traceId,
+  });
+  reply.headers(identityHeaders(identity));
+  try {
+    const answer = await answerRequest(edge, route, request, reply, identity, log);
+    reply.code(answer.status).headers(answer.headers);
+    if ('content' in answer) return reply.type(answer.contentType).send(answer.content);
+    if (answer.body === undefined) return reply.send();
+    return reply.type('application/json; charset=utf-8').send(JSON.stringify(answer.body));
+  } catch (error) {
+    const answer = errorAnswer(error, identity.correlationId, log);
+    reply.code(answer.status).headers(answer.headers);
+    return reply.type('application/json; charset=utf-8').send(JSON.stringify(answer.body));
+  } finally {
+    edge.metrics.observe(operationId, reply.statusCode, Number(process.hrtime.bigint() - started) / 1e9);
+    log.debug({ status: reply.statusCode, method: request.method }, 'request answered');
+  }
+}
+
+type Answer = StoredResponse | (RawResponse & { readonly headers: Readonly<Record<string, string>> });
+
+/** The steps in their order: principal, rate limit, validation, context, policy, handler. */
+async function answerRequest(
+  edge: EdgeDependencies,
+  route: Route,
+  request: FastifyRequest,
+  reply: FastifyReply,
+  identity: RequestIdentity,
+  log: Logger,
+): Promise<Answer> {
+  const { definition, rule } = route;
+  const principal = await authenticate(edge, definition, rule, request);
+  await limitRate(edge, route, principal, request, reply);
+
+  const validators = validatorsFor(definition.operationId);
+  const parameters = validators.parameters({ path: request.params, query: request.query, headers: request.headers });
+  if (!parameters.ok) throw invalid(parameters.issues);
+  const rawBody = Buffer.isBuffer(request.body) ? request.body : null;
+  const body = readBody(definition, validators, request, rawBody);
+
+  const projectId = requestedProjectId(definition, parameters.path, request.headers);
+  const tenantId = requestedTenantId(definition, parameters.path, request.headers);
+  const project =
+    projectId === null ? null : ((await edge.projectScopeOf(edge.primary, principal, projectId)) ?? 'inaccessible');
+  const facts: AccessFacts = { principal, project, projectId, tenantId, definition, path: parameters.path };
+  const access = decide(rule, facts);
+  if (!access.allowed)
+    throw new Refusal(access.code, {
+      status: access.status,
+      ...(access.reason && { details: { reason: access.reason } }),
+    });
+
+  const scope: ProjectScope | null = project === 'inaccessible' ? null : project;
+  const ctx = buildContext({
+    request,
+    identity,
+    principal,
+    project: scope,
+    tenantId,
+    clock: edge.clock,
+    log,
+    cursors: edge.cursors,
+  });
+  const handler = edge.operations[definition.operationId];
+  if (handler === undefined) {
+    throw new Refusal('service_unavailable', {
+      status: 501,
+      details: { reason: 'not_implemented' },
+      message: 'this operation is not available yet',
+    });
+  }
+  // The validators have established these forms for this operationId; the table pairs them with its handler.
+  const input = {
+    path: parameters.path,
+    query: parameters.query,
+    body,
+    headers: flatHeaders(request.headers),
+  } as never as { path: never; query: never; body: never; headers: Record<string, string | undefined> };
+
+  const answer = await run();
+  checkResponse(edge, definition, validators, answer, log);
+  return answer;
+
+  async function run(): Promise<Answer> {
+    if (handler === undefined) throw new Error('unreachable');
+    switch (handler.kind) {
+      case 'query':
+        return withHeaders(await handler.run({ ...input, db: edge.replica, ctx }));
+      case 'exchange':
+        return withHeaders(await handler.run({ ...input, ctx, rawBody, signal: callerGone(request, edge.closing) }));
+      case 'command':
+        return runCommand(edge, definition, handler, input, ctx);
+    }
+  }
+}
+
+async function authenticate(
+  edge: EdgeDependencies,
+  definition: OperationDefinition,
+  rule: PolicyRule,
+  request: FastifyRequest,
+): Promise<Principal> {
+  const token = bearerToken(request.headers);
+  if (rule.authentication === 'node') {
+    return edge.authenticateNode({ certificate: peerCertificate(request), bearerToken: token });
+  }
+  if (rule.authentication === 'anonymous') return { kind: 'anonymous' };
+  if (token === null) {
+    if (rule.authentication === 'optional') return { kind: 'anonymous' };
+    throw refuse('token_missing', undefined, 'Authorization: a bearer token is needed');
+  }
+  if (token === '') throw refuse('token_invalid', undefined, 'Authorization: is not of the form "Bearer <token>"');
+  return edge.authenticateBearer(edge.primary, token);
+}
+
+async function limitRate(
+  edge: EdgeDependencies,
+  route: Route,
+  principal: Principal,
+  request: FastifyRequest,
+  reply: FastifyReply,
+): Promise<void> {
+  if (route.limitClass === 'none' || principal.kind === 'node') return;
+  const perMinute = await edge.rateLimitOf(route.limitClass, principal);
+  if (perMinute === null) return;
+  const who = principal.kind === 'anonymous' ? `address:${request.ip}` : principalKey(principal);
+  reply.header('x-ratelimit-limit', perMinute).header('x-ratelimit-remaining', 0);
+  const state = edge.rateLimiter.take(who, route.limitClass, perMinute, edge.clock.now().getTime());
+  reply.header('x-ratelimit-remaining', state.remaining);
+}
+
+async function runCommand(
+  edge: EdgeDependencies,
+  definition: OperationDefinition,
+  command: Command<never, unknown>,
+  input: { path: never; query: never; body: never; headers: Record<string, string | undefined> },
+  ctx: RequestContext,
+): Promise<Answer> {
+  const scope = idempotencyScope(definition, command, input, ctx);
+  const retention = retentionOf(command);
+  const prepared = command.prepare ? await command.prepare({ ...input, db: edge.primary, ctx }) : undefined;
+  let wakeUps: (() => void)[] = [];
+  const answer = await inTransaction(edge.primary, async (tx): Promise<Answer> => {
+    wakeUps = [];
+    const now = edge.clock.now();
+    const replay = scope && (await claimIdempotencyKey(tx, edge.custody, scope, input.body, now, retention));
+    if (replay) return { ...replay, headers: { ...replay.headers, 'idempotency-replayed': 'true' } };
+    const commandContext = { ...ctx, afterCommit: (wake: () => void) => void wakeUps.push(wake) };
+    const response = withHeaders(await command.run({ ...input, tx, ctx: commandContext, prepared }));
+    if (scope && !('content' in response))
+      await storeIdempotentResponse(tx, edge.custody, scope, response, now, retention);
+    return response;
+  });
+  for (const wake of wakeUps) wake();
+  return answer;
+}
+
+/** Null where the request carries no key or the operation takes none; refuses a missing key where one is demanded. */
+function idempotencyScope(
+  definition: OperationDefinition,
+  command: Command<never, unknown>,
+  input: { path: unknown; query: unknown },
+  ctx: RequestContext,
+): IdempotencyScope | null {
+  if (command.ignoresIdempotencyKey || definition.idempotencyKey === 'none') return null;
+  if (ctx.idempotencyKey === null) {
+    if (definition.idempotencyKey === 'accepted') return null;
+    throw new Refusal('invalid_request', {
+      message: 'Idempotency-Key: this operation demands one',
+      details: {
+        reason: 'idempotency_key_required',
+        issues: [{ pointer: '/headers/Idempotency-Key', message: 'is missing' }],
+      },
+    });
+  }
+  // An anonymous caller has no name of its own: its keys would meet those of strangers.
+  if (ctx.principal.kind === 'anonymous') return null;
+  return {
+    principal: principalKey(ctx.principal),
+    operation: definition.operationId,
+    context: canonicalHash({ path: input.path, query: input.query, project: ctx.project?.projectId ?? null }),
+    key: ctx.idempotencyKey,
+  };
+}
+
+function readBody(
+  definition: OperationDefinition,
+  validators: OperationValidators,
+  request: FastifyRequest,
+  rawBody: Buffer | null,
+): unknown {
+  if (definition.body === 'none') return undefined;
+  if (rawBody === null || rawBody.length === 0) {
+    if (definition.body === 'optional') return undefined;
+    throw invalid([{ pointer: '/body', message: 'is missing' }]);
+  }
+  const contentType = (headerOf(request.headers, 'content-type') ?? '').split(';')[0]?.trim().toLowerCase() ?? '';
+  const accepted = definition.bodyContentTypes;
+  if (!accepted.includes(contentType)) {
+    throw new Refusal('invalid_request', {
+      status: 415,
+      message: `Content-Type: must be ${accepted.join(' or ')}`,
+      details: {
+        reason: 'content_type_unsupported',
+        issues: [{ pointer: '/headers/Content-Type', message: `must be ${accepted.join(' or ')}` }],
+      },
+    });
+  }
+  if (contentType === 'application/x-www-form-urlencoded') {
+    return validated(validators, Object.fromEntries(new URLSearchParams(rawBody.toString('utf8'))));
+  }
+  if (contentType !== 'application/json') return rawBody;
+  return validated(validators, parsed(rawBody));
+}
+
+function parsed(rawBody: Buffer): unknown {
+  try {
+    return parseJson(rawBody, undefined, { protoAction: 'error', constructorAction: 'error' });
+  } catch (error) {
+    throw invalid([
+      { pointer: '/body', message: error instanceof SyntaxError ? `is not JSON: ${error.message}` : 'cannot be read' },
+    ]);
+  }
+}
+
+function validated(validators: OperationValidators, value: unknown): unknown {
+  const body = validators.body(value);
+  if (!body.ok) throw invalid(body.issues);
+  return body.value;
+}
+
+function invalid(issues: readonly { pointer: string; message: string }[]): Refusal {
+  const first = issues[0];
+  return new Refusal('validation_error', {
+    message: first
+      ? `${first.pointer.split('/').slice(1).join('.')}: ${first.message}`
+      : 'the request does not follow the contract',
+    details: { issues },
+  });
+}
+
+function checkResponse(
+  edge: EdgeDependencies,
+  definition: OperationDefinition,
+  validators: OperationValidators,
+  answer: Answer,
+  log: Logger,
+): void {
+  if (!edge.validatesResponses || 'content' in answer) return;
+  const verdict = validators.response(answer.status, answer.body);
+  if (verdict.ok) return;
+  log.error(
+    { status: answer.status, issues: verdict.issues },
+    `the response of ${definition.operationId} breaks the contract`,
+  );
+  throw new Error(
+    `the response of ${definition.operationId} breaks the contract: ${JSON.stringify(verdict.issues.slice(0, 5))}`,
+  );
+}
+
+function withHeaders(
+  response: { status: number; body?: unknown; headers?: Readonly<Record<string, string>> | undefined } | RawResponse,
+): Answer {
+  if ('content' in response) return { ...response, headers: response.headers ?? {} };
+  return { status: response.status, body: response.body, headers: response.headers ?? {} };
+}
+
+function flatHeaders(headers: FastifyRequest['headers']): Record<string, string | undefined> {
+  const flat: Record<string, string | undefined> = {};
+  for (const [name, value] of Object.entries(headers)) if (typeof value === 'string') flat[name] = value;
+  return flat;
+}
+
+/** Fires when the caller hangs up or the server begins to close. */
+function callerGone(request: FastifyRequest, closing: AbortSignal): AbortSignal {
+  const gone = new AbortController();
+  request.raw.socket.once('close', () => gone.abort());
+  if (closing.aborted) gone.abort();
+  else closing.addEventListener('abort', () => gone.abort(), { once: true });
+  return gone.signal;
+}
+
+function peerCertificate(request: FastifyRequest): PeerCertificate | null {
+  const socket = request.raw.socket;
+  if (!('getPeerCertificate' in socket) || !('authorized' in socket) || socket.authorized !== true) return null;
+  if (typeof socket.getPeerCertificate !== 'function') return null;
+  const certificate: unknown = socket.getPeerCertificate();
+  if (certificate === null || typeof certificate !== 'object' || !('serialNumber' in certificate)) return null;
+  const { serialNumber, fingerprint256, subjectaltname, subject } = certificate as Partial<
+    import('node:tls').PeerCertificate
+  >;
+  const commonName = subject?.CN;
+  if (serialNumber === undefined || fingerprint256 === undefined || typeof commonName !== 'string') return null;
+  return { serialNumber, fingerprint256, subjectCommonName: commonName, subjectAltName: subjectaltname ?? '' };
+}

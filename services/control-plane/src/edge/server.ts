@@ -1,0 +1,93 @@
+import type { Logger } from '@gpuaas/kernel';
+import fastify, { type FastifyInstance } from 'fastify';
+import { Refusal } from '../spine/refusal.js';
+import { errorAnswer } from './error-response.js';
+import { identifyRequest, identityHeaders } from './request-context.js';
+
+const MAXIMUM_BODY_BYTES = 4 * 1024 * 1024;
+
+/** TLS of the node listener: our certificate, and the authority whose client certificates it believes. */
+export interface NodeTls {
+  readonly key: string;
+  readonly cert: string;
+  readonly ca: string;
+}
+
+/**
+ * A bare HTTP server with the platform's manners: raw bodies up to 4 MiB, every failure an ErrorResponse, nothing
+ * written about a request but what the router logs. `trustedProxies` lists addresses whose X-Forwarded-For counts.
+ */
+export function createHttpServer(options: {
+  log: Logger;
+  trustedProxies: readonly string[];
+  tls?: NodeTls;
+}): FastifyInstance {
+  const server = fastify({
+    loggerInstance: undefined,
+    logger: false,
+    disableRequestLogging: true,
+    bodyLimit: MAXIMUM_BODY_BYTES,
+    trustProxy: options.trustedProxies.length > 0 ? [...options.trustedProxies] : false,
+    // Held polls last 25 s; a keep-alive shorter than that would close connections under them.
+    keepAliveTimeout: 72_000,
+    requestTimeout: 120_000,
+    forceCloseConnections: 'idle',
+    routerOptions: { maxParamLength: 2048, ignoreTrailingSlash: false, caseSensitive: true },
+    ...(options.tls && {
+      https: { ...options.tls, requestCert: true, rejectUnauthorized: false, minVersion: 'TLSv1.2' as const },
+    }),
+  } as Parameters<typeof fastify>[0]) as FastifyInstance;
+
+  server.removeAllContentTypeParsers();
+  server.addContentTypeParser('*', { parseAs: 'buffer' }, (_request, body, done) => done(null, body));
+
+  server.setNotFoundHandler((request, reply) => {
+    const identity = identifyRequest(request.headers);
+    const refusal = new Refusal('invalid_request', {
+      status: 404,
+      details: { reason: 'route_not_found', resource: 'route' },
+      message: `no operation answers ${request.method} ${request.url.split('?')[0]?.slice(0, 200)}`,
+    });
+    const answer = errorAnswer(refusal, identity.correlationId, options.log);
+    return reply
+      .code(answer.status)
+      .headers(identityHeaders(identity))
+      .type('application/json; charset=utf-8')
+      .send(JSON.stringify(answer.body));
+  });
+
+  server.setErrorHandler((error, request, reply) => {
+    const identity = identifyRequest(request.headers);
+    const answer = errorAnswer(transportRefusal(error) ?? error, identity.correlationId, options.log);
+    return reply
+      .code(answer.status)
+      .headers({ ...identityHeaders(identity), ...answer.headers })
+      .type('application/json; charset=utf-8')
+      .send(JSON.stringify(answer.body));
+  });
+  return server;
+}
+
+/** What the HTTP layer itself refuses, before a router sees it. */
+function transportRefusal(error: unknown): Refusal | null {
+  const code = error instanceof Error && 'code' in error ? error.code : undefined;
+  switch (code) {
+    case 'FST_ERR_CTP_BODY_TOO_LARGE':
+      return new Refusal('invalid_request', {
+        status: 413,
+        message: `body: is larger than ${MAXIMUM_BODY_BYTES} bytes`,
+        details: { reason: 'body_too_large', maximum_bytes: MAXIMUM_BODY_BYTES },
+      });
+    case 'FST_ERR_CTP_INVALID_CONTENT_LENGTH':
+    case 'FST_ERR_BAD_URL':
+    case 'FST_ERR_CTP_INVALID_MEDIA_TYPE':
+    case 'FST_ERR_CTP_EMPTY_TYPE':
+    case 'FST_ERR_CTP_EMPTY_JSON_BODY':
+      return new Refusal('invalid_request', {
+        details: { reason: 'request_malformed' },
+        message: 'the request is malformed',
+      });
+    default:
+      return null;
+  }
+}
