@@ -4,7 +4,16 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { parse as parseJson } from 'secure-json-parse';
 import type { CursorCodec } from '../spine/cursors.js';
 import type { Custody } from '../spine/custody.js';
-import type { Command, OperationHandlers, RawResponse, Reader, RequestContext } from '../spine/operation.js';
+import {
+  type ErasedHandler,
+  type ErasedInput,
+  type ErasedResponse,
+  handlerOf,
+  type OperationHandlers,
+  type RawResponse,
+  type Reader,
+  type RequestContext,
+} from '../spine/operation.js';
 import { type Principal, type ProjectScope, principalKey } from '../spine/principal.js';
 import { Refusal, refuse } from '../spine/refusal.js';
 import { inTransaction } from '../spine/transaction.js';
@@ -128,6 +137,7 @@ async function serve(
   }
 }
 
+type ErasedCommand = Extract<ErasedHandler, { kind: 'command' }>;
 type Answer = StoredResponse | (RawResponse & { readonly headers: Readonly<Record<string, string>> });
 
 /** The steps in their order: principal, rate limit, validation, context, policy, handler. */
@@ -140,7 +150,7 @@ async function answerRequest(
   log: Logger,
 ): Promise<Answer> {
   const { definition, rule } = route;
-  const principal = await authenticate(edge, definition, rule, request);
+  const principal = await authenticate(edge, rule, request);
   await limitRate(edge, route, principal, request, reply);
 
   const validators = validatorsFor(definition.operationId);
@@ -172,7 +182,7 @@ async function answerRequest(
     log,
     cursors: edge.cursors,
   });
-  const handler = edge.operations[definition.operationId];
+  const handler = handlerOf(edge.operations, definition.operationId);
   if (handler === undefined) {
     throw new Refusal('service_unavailable', {
       status: 501,
@@ -180,37 +190,37 @@ async function answerRequest(
       message: 'this operation is not available yet',
     });
   }
-  // The validators have established these forms for this operationId; the table pairs them with its handler.
-  const input = {
+  const input: ErasedInput = {
     path: parameters.path,
     query: parameters.query,
     body,
     headers: flatHeaders(request.headers),
-  } as never as { path: never; query: never; body: never; headers: Record<string, string | undefined> };
-
-  const answer = await run();
+  };
+  const answer = await runHandler(edge, definition, handler, input, ctx, request, rawBody);
   checkResponse(edge, definition, validators, answer, log);
   return answer;
+}
 
-  async function run(): Promise<Answer> {
-    if (handler === undefined) throw new Error('unreachable');
-    switch (handler.kind) {
-      case 'query':
-        return withHeaders(await handler.run({ ...input, db: edge.replica, ctx }));
-      case 'exchange':
-        return withHeaders(await handler.run({ ...input, ctx, rawBody, signal: callerGone(request, edge.closing) }));
-      case 'command':
-        return runCommand(edge, definition, handler, input, ctx);
-    }
+async function runHandler(
+  edge: EdgeDependencies,
+  definition: OperationDefinition,
+  handler: ErasedHandler,
+  input: ErasedInput,
+  ctx: RequestContext,
+  request: FastifyRequest,
+  rawBody: Buffer | null,
+): Promise<Answer> {
+  switch (handler.kind) {
+    case 'query':
+      return withHeaders(await handler.run({ ...input, db: edge.replica, ctx }));
+    case 'exchange':
+      return withHeaders(await handler.run({ ...input, ctx, rawBody, signal: callerGone(request, edge.closing) }));
+    case 'command':
+      return runCommand(edge, definition, handler, input, ctx);
   }
 }
 
-async function authenticate(
-  edge: EdgeDependencies,
-  definition: OperationDefinition,
-  rule: PolicyRule,
-  request: FastifyRequest,
-): Promise<Principal> {
+async function authenticate(edge: EdgeDependencies, rule: PolicyRule, request: FastifyRequest): Promise<Principal> {
   const token = bearerToken(request.headers);
   if (rule.authentication === 'node') {
     return edge.authenticateNode({ certificate: peerCertificate(request), bearerToken: token });
@@ -243,8 +253,8 @@ async function limitRate(
 async function runCommand(
   edge: EdgeDependencies,
   definition: OperationDefinition,
-  command: Command<never, unknown>,
-  input: { path: never; query: never; body: never; headers: Record<string, string | undefined> },
+  command: ErasedCommand,
+  input: ErasedInput,
   ctx: RequestContext,
 ): Promise<Answer> {
   const scope = idempotencyScope(definition, command, input, ctx);
@@ -269,8 +279,8 @@ async function runCommand(
 /** Null where the request carries no key or the operation takes none; refuses a missing key where one is demanded. */
 function idempotencyScope(
   definition: OperationDefinition,
-  command: Command<never, unknown>,
-  input: { path: unknown; query: unknown },
+  command: ErasedCommand,
+  input: ErasedInput,
   ctx: RequestContext,
 ): IdempotencyScope | null {
   if (command.ignoresIdempotencyKey || definition.idempotencyKey === 'none') return null;
@@ -369,9 +379,7 @@ function checkResponse(
   );
 }
 
-function withHeaders(
-  response: { status: number; body?: unknown; headers?: Readonly<Record<string, string>> | undefined } | RawResponse,
-): Answer {
+function withHeaders(response: ErasedResponse | RawResponse): Answer {
   if ('content' in response) return { ...response, headers: response.headers ?? {} };
   return { status: response.status, body: response.body, headers: response.headers ?? {} };
 }

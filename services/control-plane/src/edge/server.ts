@@ -22,8 +22,7 @@ export function createHttpServer(options: {
   trustedProxies: readonly string[];
   tls?: NodeTls;
 }): FastifyInstance {
-  const server = fastify({
-    loggerInstance: undefined,
+  const server: FastifyInstance = fastify({
     logger: false,
     disableRequestLogging: true,
     bodyLimit: MAXIMUM_BODY_BYTES,
@@ -36,7 +35,7 @@ export function createHttpServer(options: {
     ...(options.tls && {
       https: { ...options.tls, requestCert: true, rejectUnauthorized: false, minVersion: 'TLSv1.2' as const },
     }),
-  } as Parameters<typeof fastify>[0]) as FastifyInstance;
+  });
 
   server.removeAllContentTypeParsers();
   server.addContentTypeParser('*', { parseAs: 'buffer' }, (_request, body, done) => done(null, body));
