@@ -1,6 +1,5 @@
 import type { ErrorObject } from 'ajv';
 import { formatPhrases } from './formats.js';
-import { FREE_FORM_LIMITS } from './schema-compiler.js';
 
 /** One reason why a value is not what the contract asks for. */
 export interface ValidationIssue {
@@ -75,7 +74,7 @@ function messageOf(error: ErrorObject): string {
     case 'anyOf':
       return 'must have one of the allowed combinations of properties';
     case 'x-free-form':
-      return `must not be larger than ${FREE_FORM_LIMITS.bytes} bytes or nested deeper than ${FREE_FORM_LIMITS.depth} levels`;
+      return 'is too large or nested too deep';
     default:
       return error.message ?? 'is not valid';
   }

@@ -5,8 +5,13 @@ import { formats } from './formats.js';
 const REFERENCE_PREFIX = '#/components/schemas/';
 const FREE_FORM = 'x-free-form';
 
-/** Bounds of an object whose members the contract leaves open. */
-export const FREE_FORM_LIMITS = { bytes: 64 * 1024, depth: 8 } as const;
+interface FreeFormLimits {
+  readonly bytes: number;
+  readonly depth: number;
+}
+
+/** Bounds of an object whose members the contract leaves open; `x-max-bytes` of its schema sets another size. */
+const FREE_FORM_LIMITS: FreeFormLimits = { bytes: 64 * 1024, depth: 8 };
 
 export interface CompilerOptions {
   /** Requests get defaults filled in and open objects bounded; answers are held to the contract as it stands. */
@@ -43,7 +48,7 @@ export class SchemaCompiler {
       keyword: FREE_FORM,
       type: 'object',
       errors: false,
-      validate: (_enabled: boolean, value: object) => withinFreeFormLimits(value),
+      validate: withinLimits,
     });
   }
 
@@ -83,7 +88,8 @@ export class SchemaCompiler {
       else prepared[word] = value;
     }
     if (schema['type'] === 'integer' && schema['format'] === undefined) prepared['format'] = 'int64';
-    if (this.#direction === 'request' && !isRoot && isFreeForm(schema)) prepared[FREE_FORM] = true;
+    if (this.#direction === 'request' && !isRoot && isFreeForm(schema))
+      prepared[FREE_FORM] = { bytes: schema['x-max-bytes'] ?? FREE_FORM_LIMITS.bytes, depth: FREE_FORM_LIMITS.depth };
     return prepared;
   }
 
@@ -105,8 +111,8 @@ function isFreeForm(schema: JsonSchema): boolean {
   return types.includes('object') && (schema['additionalProperties'] === true || schema['properties'] === undefined);
 }
 
-function withinFreeFormLimits(value: object): boolean {
-  return depthWithin(value, FREE_FORM_LIMITS.depth) && Buffer.byteLength(JSON.stringify(value)) <= FREE_FORM_LIMITS.bytes;
+function withinLimits(limits: FreeFormLimits, value: object): boolean {
+  return depthWithin(value, limits.depth) && Buffer.byteLength(JSON.stringify(value)) <= limits.bytes;
 }
 
 function depthWithin(value: unknown, levels: number): boolean {

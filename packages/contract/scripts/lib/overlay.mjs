@@ -3,7 +3,7 @@ import { isDeepStrictEqual } from 'node:util';
 /**
  * Applies an OpenAPI Overlay 1.0 to a copy of `document`.
  *
- * A target is a JSONPath of member names (`.name`, `['name']`), wildcards (`[*]`) and filters that compare with a
+ * A target is a JSONPath of member names (`.name`, `['name']`, `['one','other']`), wildcards (`[*]`) and filters that compare with a
  * string (`[?@ == 'a']`, `[?@.name == 'a' && @.in == 'query']`). An update is merged into each object it matches and
  * appended to each array, unless an equal entry is there: applying an overlay twice is applying it once.
  * Returns the new document and the targets that matched nothing.
@@ -55,7 +55,7 @@ export function select(root, path) {
   return places;
 }
 
-const SEGMENT = /\.([A-Za-z_][\w-]*)|\['([^']*)'\]|(\.\*|\[\*\])|\[\?([^\]]*(?:\['[^']*'\][^\]]*)*)\]/y;
+const SEGMENT = /\.([A-Za-z_][\w-]*)|\[('[^']*'(?:,\s*'[^']*')*)\]|(\.\*|\[\*\])|\[\?((?:[^[\]']|'[^']*'|\['[^']*'\])*)\]/y;
 const COMPARISON = /^@(?:\.([A-Za-z_][\w-]*)|\['([^']*)'\])?\s*==\s*'([^']*)'$/;
 
 function segmentsOf(path) {
@@ -67,8 +67,8 @@ function segmentsOf(path) {
     const found = SEGMENT.exec(path);
     if (!found) throw new Error(`cannot read the JSONPath ${path} at ${path.slice(at)}`);
     const [, dotted, quoted, wildcard, filter] = found;
-    const name = dotted ?? quoted;
-    if (name !== undefined) segments.push({ matches: (key) => key === name });
+    const names = dotted === undefined ? quoted?.slice(1, -1).split(/',\s*'/) : [dotted];
+    if (names) segments.push({ matches: (key) => names.includes(key) });
     else if (wildcard) segments.push({ matches: () => true });
     else segments.push({ matches: filterOf(filter, path) });
   }
