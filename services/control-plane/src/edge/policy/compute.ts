@@ -60,9 +60,13 @@ export const computePolicy = {
   ),
 
   releaseAllocation: releases,
-  releaseProjectAllocationGroup: allow(inProject('viewer', ['compute.write']), 'owner of the group, or admin of the project'),
+  releaseProjectAllocationGroup: allow(
+    inProject('viewer', ['compute.write']),
+    'owner of the group, or admin of the project',
+  ),
   restartAllocation: manages,
   setAllocationSshKeys: manages,
+  setV3AllocationSshKeysCompat: manages,
   applyAllocationRuntimeBundle: manages,
   createTerminalToken: allow(inProject('viewer'), 'owner, holder of an active grant, or admin of the project'),
   createAllocationAccessGrant: allow(anyOf(inProject('member'), capability('platform.admin')), OWNER_OR_ADMIN),

@@ -54,7 +54,10 @@ export const platformPolicy = {
   listV3PlatformEvidenceBundles: readsBundles,
   getV3PlatformEvidenceBundle: readsBundles,
   createV3PlatformEvidenceBundle: allow(writesBundles),
-  recordV3PlatformEvidenceItem: allow(writesBundles, 'approvals and waivers: a person other than the maker of the bundle'),
+  recordV3PlatformEvidenceItem: allow(
+    writesBundles,
+    'approvals and waivers: a person other than the maker of the bundle',
+  ),
   listV3PlatformEvidenceAuditLogs: auditReader,
   exportV3PlatformEvidenceAuditLogs: auditReader,
 

@@ -1,4 +1,5 @@
 import type { ErrorCode, OperationDefinition } from '@gpuaas/contract';
+import { assertNever } from '@gpuaas/kernel';
 import type {
   PlatformCapability,
   Principal,
@@ -287,8 +288,4 @@ function missingPlatformRight({ definition }: AccessFacts, reason: string): Acce
     /^\/api\/v1\/(v3\/)?(admin|platform)(\/|$)/.test(openapiPath),
   );
   return forbidden(reason, onOperatorPath ? 'admin_required' : 'insufficient_permissions');
-}
-
-function assertNever(gate: never): never {
-  throw new Error(`no such gate: ${JSON.stringify(gate)}`);
 }

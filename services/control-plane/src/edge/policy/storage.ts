@@ -32,7 +32,10 @@ export const storagePolicy = {
     inProject('member', ['storage.write']),
     'owner of the target, or manager of the bucket; another project needs a mount grant',
   ),
-  detachV3StorageAttachment: allow(inProject('member', ['storage.write']), 'owner of the target, or manager of the bucket'),
+  detachV3StorageAttachment: allow(
+    inProject('member', ['storage.write']),
+    'owner of the target, or manager of the bucket',
+  ),
 
   listV3StorageGrants: allow(inProject('viewer', ['storage.read']), 'project of the bucket alone'),
   createV3StorageGrant: manages,
