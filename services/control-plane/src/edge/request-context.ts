@@ -26,14 +26,19 @@ export interface RequestIdentity {
 const ACCEPTABLE_REQUEST_ID = /^[A-Za-z0-9._:/+=@-]{1,128}$/;
 
 /** Takes over the caller's request id and trace where they are well formed, and makes new ones where they are not. */
-export function identifyRequest(headers: FastifyRequest['headers']): RequestIdentity {
+export function identifyRequest(headers: FastifyRequest['headers'], trace?: TraceContext): RequestIdentity {
   const offered = headerOf(headers, 'x-request-id');
   const requestId = offered !== undefined && ACCEPTABLE_REQUEST_ID.test(offered) ? offered : newId();
   return {
     requestId,
     correlationId: requestId,
-    trace: childTrace(parseTraceparent(headerOf(headers, 'traceparent'))),
+    trace: trace ?? childTrace(parentTrace(headers)),
   };
+}
+
+/** The trace that the caller continues, where it names one. */
+export function parentTrace(headers: FastifyRequest['headers']): TraceContext | undefined {
+  return parseTraceparent(headerOf(headers, 'traceparent'));
 }
 
 export function identityHeaders(identity: RequestIdentity): Record<string, string> {

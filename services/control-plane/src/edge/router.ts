@@ -36,10 +36,12 @@ import {
   identifyRequest,
   identityHeaders,
   type ProjectLookup,
+  parentTrace,
   type RequestIdentity,
   requestedProjectId,
   requestedTenantId,
 } from './request-context.js';
+import { startRequestSpan } from './tracing.js';
 
 /** The certificate a caller presented on the node listener, verified by TLS against the node CA. */
 export interface PeerCertificate {
@@ -113,8 +115,9 @@ async function serve(
   reply: FastifyReply,
 ): Promise<FastifyReply> {
   const started = process.hrtime.bigint();
-  const identity = identifyRequest(request.headers);
   const { operationId } = route.definition;
+  const span = startRequestSpan(operationId, parentTrace(request.headers));
+  const identity = identifyRequest(request.headers, span.trace);
   const log = edge.log.child({
     operation: operationId,
     correlation_id: identity.correlationId,
@@ -132,6 +135,7 @@ async function serve(
     reply.code(answer.status).headers(answer.headers);
     return reply.type('application/json; charset=utf-8').send(JSON.stringify(answer.body));
   } finally {
+    span.end(reply.statusCode);
     edge.metrics.observe(operationId, reply.statusCode, Number(process.hrtime.bigint() - started) / 1e9);
     log.debug({ status: reply.statusCode, method: request.method }, 'request answered');
   }
