@@ -5,11 +5,11 @@ import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { join, relative } from 'node:path';
 import { contractFiles } from './lib/load.mjs';
-import { correctionsFile, deriveContract, generatedDirectory, openapiDirectory, packageDirectory, sourceDirectory, summaryFile } from './lib/contract.mjs';
+import { clientDirectory, correctionsFile, deriveContract, generatedDirectory, openapiDirectory, packageDirectory, sourceDirectory, summaryFile } from './lib/contract.mjs';
 import { operationsOf } from './lib/document.mjs';
 import { buildOperationTable } from './lib/operation-table.mjs';
 import { summaryOf } from './lib/summary.mjs';
-import { errorCodesSource, idsSource, tableSource, typesOf } from './lib/typescript.mjs';
+import { clientRoutesSource, errorCodesSource, idsSource, tableSource, typesOf } from './lib/typescript.mjs';
 
 const scriptFiles = readdirSync(join(packageDirectory, 'scripts'), { recursive: true })
   .filter((name) => name.endsWith('.mjs') && !name.endsWith('.test.mjs'))
@@ -29,6 +29,7 @@ const outputs = [
   join(sourceDirectory, 'operation-table.ts'),
   join(sourceDirectory, 'operation-ids.ts'),
   join(sourceDirectory, 'error-codes.ts'),
+  join(clientDirectory, 'routes.ts'),
   summaryFile,
 ];
 const isCurrent = outputs.every(existsSync) && existsSync(stamp) && readFileSync(stamp, 'utf8') === inputsHash;
@@ -40,6 +41,7 @@ const { document } = derived;
 const table = buildOperationTable(document, new Set(operationsOf(derived.source).map(({ operation }) => operation.operationId)));
 mkdirSync(generatedDirectory, { recursive: true });
 mkdirSync(sourceDirectory, { recursive: true });
+mkdirSync(clientDirectory, { recursive: true });
 const contents = [
   JSON.stringify(document),
   JSON.stringify(table),
@@ -48,6 +50,7 @@ const contents = [
   tableSource(table),
   idsSource(document, table),
   errorCodesSource(document),
+  clientRoutesSource(table),
   summaryOf(derived, table),
 ];
 outputs.forEach((file, index) => replaceFile(file, contents[index]));

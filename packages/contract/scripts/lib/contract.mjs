@@ -13,6 +13,7 @@ export const correctionsFile = join(contractDirectory, 'corrections.yaml');
 export const summaryFile = join(contractDirectory, 'derivation.summary.md');
 export const generatedDirectory = join(packageDirectory, 'generated');
 export const sourceDirectory = join(packageDirectory, 'src/generated');
+export const clientDirectory = join(packageDirectory, '../sdk/src/generated');
 
 /** Loads the contract and derives the corrected document. Throws when a correction meets nothing. */
 export function deriveContract() {

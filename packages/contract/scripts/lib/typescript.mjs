@@ -63,6 +63,28 @@ ${defaults.filter(Boolean).join('\n')}
 `;
 }
 
+/** What a client needs to call each operation, as TypeScript source without any import that runs. */
+export function clientRoutesSource(table) {
+  const rows = table.map((entry) => {
+    const own = entry.routes.find(({ operationId }) => operationId === entry.operationId);
+    const route = { method: entry.method, path: own.openapiPath, body: entry.bodyContentTypes, statuses: entry.successStatuses };
+    return `  ${entry.operationId}: ${JSON.stringify(route)},`;
+  });
+  return `${HEADER}import type { OperationId } from '@gpuaas/contract';
+
+export interface ClientRoute {
+  readonly method: 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE';
+  readonly path: string;
+  readonly body: readonly string[];
+  readonly statuses: readonly number[];
+}
+
+export const clientRoutes: Readonly<Record<OperationId, ClientRoute>> = {
+${rows.join('\n')}
+};
+`;
+}
+
 /** The list of error codes as TypeScript source. */
 export function errorCodesSource(document) {
   const codes = document.components.schemas.ErrorResponse.properties.code.enum;
