@@ -6,7 +6,7 @@ const SAFE = {
   GPUAAS_ENV: 'production',
   DATABASE_URL: 'postgres://gpuaas@db/gpuaas',
   GPUAAS_MQTT_URL: 'mqtts://broker:8883',
-  GPUAAS_MASTER_KEY: Buffer.alloc(32, 1).toString('base64'),
+  GPUAAS_MASTER_KEY: '0f'.repeat(32),
   GPUAAS_ADMIN_PASSWORD: 'correct horse battery staple',
   GPUAAS_PUBLIC_URL: 'https://gpu.example',
   GPUAAS_NODE_PUBLIC_URL: 'https://nodes.gpu.example',

@@ -38,7 +38,7 @@ const SCHEMA = z.object({
   GPUAAS_NODE_AUTH_MODE: z.enum(['mtls', 'mtls_or_bearer']).optional(),
   GPUAAS_MASTER_KEY: z
     .string()
-    .regex(/^[A-Za-z0-9+/_-]{43}=?$/, 'must be 32 bytes in base64')
+    .regex(/^[0-9a-f]{64}([\s,]+[0-9a-f]{64})*$/i, 'must be 64 hex digits, or several such keys, the sealing one first')
     .optional(),
   GPUAAS_TRUSTED_PROXIES: commaSeparated.default([]),
   GPUAAS_DATABASE_POOL: integerSetting(2, 500).default(20),
@@ -72,8 +72,8 @@ export interface Settings {
   readonly databaseUrl: string | null;
   readonly replicaUrl: string | null;
   readonly databasePoolSize: number;
-  /** null: generated once and kept in the data directory, readable by its owner alone */
-  readonly masterKey: Uint8Array | null;
+  /** keys in hex, the sealing one first; null: generated once and kept in the data directory, readable by its owner alone */
+  readonly masterKeys: string | null;
   readonly trustedProxies: readonly string[];
   readonly logLevel: (typeof LOG_LEVELS)[number];
 }
@@ -104,7 +104,7 @@ export function controlPlaneSettings(environment: Readonly<Record<string, string
     databaseUrl: values.DATABASE_URL ?? null,
     replicaUrl: values.DATABASE_REPLICA_URL ?? null,
     databasePoolSize: values.GPUAAS_DATABASE_POOL,
-    masterKey: values.GPUAAS_MASTER_KEY === undefined ? null : masterKeyOf(values.GPUAAS_MASTER_KEY),
+    masterKeys: values.GPUAAS_MASTER_KEY ?? null,
     trustedProxies: values.GPUAAS_TRUSTED_PROXIES,
     logLevel: values.GPUAAS_LOG_LEVEL,
   };
@@ -125,10 +125,4 @@ function refuseUnsafe(values: z.infer<typeof SCHEMA>, authentication: 'mtls' | '
     (values.GPUAAS_SIMULATED_NODES ?? 0) > 0 && 'GPUAAS_SIMULATED_NODES: must be 0; simulated hosts must not be sold',
   ].filter((line) => line !== false);
   if (problems.length > 0) throw new SettingsError(problems);
-}
-
-function masterKeyOf(text: string): Uint8Array {
-  const key = Buffer.from(text, 'base64');
-  if (key.length !== 32) throw new SettingsError(['GPUAAS_MASTER_KEY: must be 32 bytes in base64']);
-  return key;
 }

@@ -14,7 +14,11 @@ const position = fc.array(fc.option(fc.string(), { nil: null }), { maxLength: 4 
 
 describe('cursors', () => {
   it('give back the position they were made from', () => {
-    fc.assert(fc.property(position, (at) => expect(cursors.decode(scope, cursors.encode(scope, at))).toEqual(at)));
+    fc.assert(
+      fc.property(position, (at) => {
+        expect(cursors.decode(scope, cursors.encode(scope, at))).toEqual(at);
+      }),
+    );
   });
 
   it('are refused under another operation, context, filter, order or key', () => {
