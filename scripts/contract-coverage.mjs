@@ -10,12 +10,18 @@ import { parseArgs } from 'node:util';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
 const { values: options } = parseArgs({
-  options: { json: { type: 'boolean', default: false }, operations: { type: 'boolean', default: false }, domain: { type: 'string' } },
+  options: {
+    json: { type: 'boolean', default: false },
+    operations: { type: 'boolean', default: false },
+    domain: { type: 'string' },
+  },
 });
 
 const tableFile = join(root, 'packages/contract/generated/operations.json');
 if (!existsSync(tableFile)) {
-  const build = spawnSync(process.execPath, [join(root, 'packages/contract/scripts/build.mjs')], { stdio: ['ignore', 'ignore', 'inherit'] });
+  const build = spawnSync(process.execPath, [join(root, 'packages/contract/scripts/build.mjs')], {
+    stdio: ['ignore', 'ignore', 'inherit'],
+  });
   if (build.status !== 0) process.exit(1);
 }
 const table = JSON.parse(readFileSync(tableFile, 'utf8'));
@@ -104,19 +110,35 @@ function isSuccess(status) {
 
 function printOperations() {
   for (const { operationId, domain, bound: isBound, statuses } of operations)
-    console.log(`${domain.padEnd(9)} ${isBound ? 'bound  ' : 'unbound'} ${operationId.padEnd(58)} ${statuses.join(' ') || '-'}`);
+    console.log(
+      `${domain.padEnd(9)} ${isBound ? 'bound  ' : 'unbound'} ${operationId.padEnd(58)} ${statuses.join(' ') || '-'}`,
+    );
   console.log();
 }
 
 function printDomains() {
-  const refusals = [...new Set(operations.flatMap(({ statuses }) => statuses.filter((status) => !isSuccess(status))))].sort();
+  const refusals = [
+    ...new Set(operations.flatMap(({ statuses }) => statuses.filter((status) => !isSuccess(status)))),
+  ].sort();
   const header = ['domain', 'total', 'bound', '2xx', ...refusals.map(String)];
   const rowOf = (name, some) => {
     const { total, bound: boundCount, exercised } = totalsOf(some);
     const refusing = refusals.map((status) => totalsOf(some.filter(({ statuses }) => statuses.includes(status))).total);
     return [name, total, boundCount, exercised, ...refusing].map(String);
   };
-  const rows = [header, ...Object.keys(summary.domains).map((domain) => rowOf(domain, operations.filter((operation) => operation.domain === domain))), rowOf('all', operations)];
+  const rows = [
+    header,
+    ...Object.keys(summary.domains).map((domain) =>
+      rowOf(
+        domain,
+        operations.filter((operation) => operation.domain === domain),
+      ),
+    ),
+    rowOf('all', operations),
+  ];
   const widths = header.map((_title, column) => Math.max(...rows.map((row) => row[column].length)));
-  for (const row of rows) console.log(row.map((cell, column) => (column === 0 ? cell.padEnd(widths[0]) : cell.padStart(widths[column]))).join('  '));
+  for (const row of rows)
+    console.log(
+      row.map((cell, column) => (column === 0 ? cell.padEnd(widths[0]) : cell.padStart(widths[column]))).join('  '),
+    );
 }

@@ -4,9 +4,18 @@
 import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { join, relative } from 'node:path';
-import { contractFiles } from './lib/load.mjs';
-import { clientDirectory, correctionsFile, deriveContract, generatedDirectory, openapiDirectory, packageDirectory, sourceDirectory, summaryFile } from './lib/contract.mjs';
+import {
+  clientDirectory,
+  correctionsFile,
+  deriveContract,
+  generatedDirectory,
+  openapiDirectory,
+  packageDirectory,
+  sourceDirectory,
+  summaryFile,
+} from './lib/contract.mjs';
 import { operationsOf } from './lib/document.mjs';
+import { contractFiles } from './lib/load.mjs';
 import { buildOperationTable } from './lib/operation-table.mjs';
 import { summaryOf } from './lib/summary.mjs';
 import { clientRoutesSource, errorCodesSource, idsSource, tableSource, typesOf } from './lib/typescript.mjs';
@@ -15,9 +24,15 @@ const scriptFiles = readdirSync(join(packageDirectory, 'scripts'), { recursive: 
   .filter((name) => name.endsWith('.mjs') && !name.endsWith('.test.mjs'))
   .sort()
   .map((name) => join(packageDirectory, 'scripts', name));
-const inputs = [...contractFiles(openapiDirectory), correctionsFile, ...scriptFiles, join(packageDirectory, 'package.json')];
+const inputs = [
+  ...contractFiles(openapiDirectory),
+  correctionsFile,
+  ...scriptFiles,
+  join(packageDirectory, 'package.json'),
+];
 const hash = createHash('sha256');
-for (const file of inputs) hash.update(relative(packageDirectory, file)).update('\0').update(readFileSync(file)).update('\0');
+for (const file of inputs)
+  hash.update(relative(packageDirectory, file)).update('\0').update(readFileSync(file)).update('\0');
 const inputsHash = hash.digest('hex');
 
 const stamp = join(generatedDirectory, 'inputs.sha256');
@@ -38,7 +53,10 @@ if (isCurrent && !process.argv.includes('--force')) process.exit(0);
 const started = performance.now();
 const derived = deriveContract();
 const { document } = derived;
-const table = buildOperationTable(document, new Set(operationsOf(derived.source).map(({ operation }) => operation.operationId)));
+const table = buildOperationTable(
+  document,
+  new Set(operationsOf(derived.source).map(({ operation }) => operation.operationId)),
+);
 mkdirSync(generatedDirectory, { recursive: true });
 mkdirSync(sourceDirectory, { recursive: true });
 mkdirSync(clientDirectory, { recursive: true });
@@ -55,7 +73,9 @@ const contents = [
 ];
 outputs.forEach((file, index) => replaceFile(file, contents[index]));
 replaceFile(stamp, inputsHash);
-console.log(`contract: ${table.length} operations on ${table.reduce((sum, { routes }) => sum + routes.length, 0)} routes, ${Math.round(performance.now() - started)} ms`);
+console.log(
+  `contract: ${table.length} operations on ${table.reduce((sum, { routes }) => sum + routes.length, 0)} routes, ${Math.round(performance.now() - started)} ms`,
+);
 
 /** A reader never sees half a file, and an unchanged file keeps its time so that nothing is compiled again. */
 function replaceFile(file, text) {

@@ -24,7 +24,9 @@ if (!existsSync(summaryFile) || readFileSync(summaryFile, 'utf8') !== summaryOf(
 
 const factsCheck = process.env.CONTRACT_FACTS_CHECK;
 if (factsCheck && existsSync(factsCheck)) {
-  const run = spawnSync(process.execPath, [factsCheck, generated, join(generatedDirectory, 'changed-facts.json')], { encoding: 'utf8' });
+  const run = spawnSync(process.execPath, [factsCheck, generated, join(generatedDirectory, 'changed-facts.json')], {
+    encoding: 'utf8',
+  });
   if (run.status !== 0) findings.push(`the document does not hold the facts:\n${run.stdout}${run.stderr}`);
 }
 

@@ -8,7 +8,9 @@ const INT32_MAXIMUM = 2 ** 31 - 1;
 
 /** A date and time the database and the runtime both read as the same instant: no leap second, no year 0. */
 function isDateTime(text: string): boolean {
-  return DATE_TIME.test(text) && fullFormats.date !== true && isDate(text.slice(0, 10)) && !Number.isNaN(Date.parse(text));
+  return (
+    DATE_TIME.test(text) && fullFormats.date !== true && isDate(text.slice(0, 10)) && !Number.isNaN(Date.parse(text))
+  );
 }
 
 /** A day of the calendar from year 1 on. */

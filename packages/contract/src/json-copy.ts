@@ -3,9 +3,7 @@ import { pointerToken, type ValidationIssue } from './issues.js';
 /** No body of the contract nests nearly as deep. */
 const MAXIMUM_DEPTH = 48;
 
-export type JsonCopy =
-  | { ok: true; value: unknown; nodes: number }
-  | { ok: false; issue: ValidationIssue };
+export type JsonCopy = { ok: true; value: unknown; nodes: number } | { ok: false; issue: ValidationIssue };
 
 /**
  * Copies parsed JSON, so that validation can fill in defaults without touching what it was given, and refuses what
@@ -15,7 +13,9 @@ export type JsonCopy =
 export function copyJson(source: unknown, pointer: string): JsonCopy {
   const counter = { nodes: 0 };
   const result = copy(source, pointer, MAXIMUM_DEPTH, counter);
-  return result instanceof Refusal ? { ok: false, issue: result.issue } : { ok: true, value: result, nodes: counter.nodes };
+  return result instanceof Refusal
+    ? { ok: false, issue: result.issue }
+    : { ok: true, value: result, nodes: counter.nodes };
 }
 
 class Refusal {

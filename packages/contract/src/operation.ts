@@ -55,7 +55,9 @@ export interface OperationDefinition {
 type Simplify<T> = { [Key in keyof T]: T[Key] };
 type Empty = Record<never, never>;
 type OrEmpty<T> = [NonNullable<T>] extends [never] ? Empty : NonNullable<T>;
-type Filled<T, Names> = Simplify<T & { [Key in keyof T as Key extends Names ? Key : never]-?: Exclude<T[Key], undefined> }>;
+type Filled<T, Names> = Simplify<
+  T & { [Key in keyof T as Key extends Names ? Key : never]-?: Exclude<T[Key], undefined> }
+>;
 type DefaultsOf<Id, Part extends 'query' | 'body'> = Id extends keyof OperationDefaults
   ? OperationDefaults[Id][Part]
   : never;
@@ -94,7 +96,11 @@ type AbsentBody<Id extends OperationId> = undefined extends BodyProperty<Id> ? u
 export type RequestBody<Id extends OperationId> = ParsedBody<Id> | AbsentBody<Id>;
 
 type Loosened<T, Names> = T extends object
-  ? Simplify<{ [Key in keyof T as Key extends Names ? never : Key]: T[Key] } & { [Key in keyof T as Key extends Names ? Key : never]?: T[Key] }>
+  ? Simplify<
+      { [Key in keyof T as Key extends Names ? never : Key]: T[Key] } & {
+        [Key in keyof T as Key extends Names ? Key : never]?: T[Key];
+      }
+    >
   : T;
 
 /** The body as a caller sends it: members with a default may be left out. */

@@ -5,7 +5,10 @@ const INTEGER = /^-?\d{1,19}$/;
 const DECIMAL = /^-?\d+(?:\.\d+)?$/;
 
 export type ReadParameters =
-  | { ok: true; values: { path: Record<string, unknown>; query: Record<string, unknown>; headers: Record<string, unknown> } }
+  | {
+      ok: true;
+      values: { path: Record<string, unknown>; query: Record<string, unknown>; headers: Record<string, unknown> };
+    }
   | { ok: false; issues: ValidationIssue[] };
 
 /**
@@ -46,7 +49,9 @@ function placeOf({ in: where, name }: ParameterObject): Place | undefined {
 function rawValue(source: unknown, { part, key }: Place, parameter: ParameterObject): unknown {
   if (source === null || typeof source !== 'object') return undefined;
   if (Object.hasOwn(source, key)) return Reflect.get(source, key);
-  return part === 'path' && parameter.required === true && Object.hasOwn(source, '*') ? Reflect.get(source, '*') : undefined;
+  return part === 'path' && parameter.required === true && Object.hasOwn(source, '*')
+    ? Reflect.get(source, '*')
+    : undefined;
 }
 
 type ReadValue = { ok: true; value: unknown } | { ok: false; message: string };
@@ -84,7 +89,8 @@ function typesOf(document: OpenApiDocument, schema: JsonSchema): Set<string> {
   }
   const types = new Set([type].flat().filter((one) => typeof one === 'string'));
   for (const branches of [schema['anyOf'], schema['oneOf']])
-    if (Array.isArray(branches)) for (const branch of branches) for (const one of typesOf(document, branch)) types.add(one);
+    if (Array.isArray(branches))
+      for (const branch of branches) for (const one of typesOf(document, branch)) types.add(one);
   return types;
 }
 

@@ -79,7 +79,8 @@ export class SchemaCompiler {
   #prepare(schema: JsonSchema, isRoot: boolean): AnySchemaObject {
     const prepared: Record<string, unknown> = {};
     for (const [word, value] of Object.entries(schema)) {
-      if (word === '$ref' && typeof value === 'string') prepared[word] = `schema:${value.slice(REFERENCE_PREFIX.length)}`;
+      if (word === '$ref' && typeof value === 'string')
+        prepared[word] = `schema:${value.slice(REFERENCE_PREFIX.length)}`;
       else if (word === 'properties' && isRecord(value)) prepared[word] = this.#prepareProperties(value, schema);
       else if (Array.isArray(value) && ['allOf', 'anyOf', 'oneOf'].includes(word))
         prepared[word] = value.map((branch) => (isRecord(branch) ? this.#prepare(branch, false) : branch));

@@ -117,9 +117,7 @@ function operationObject(document: OpenApiDocument, definition: OperationDefinit
 function parameterValidator(from: Compilers, operation: OperationObject): OperationValidators['parameters'] {
   const parameters = (operation.parameters ?? []).map((entry) => parameterObject(from.document, entry));
   const schema = parametersSchema(parameters);
-  const compile = lazily(() =>
-    from.requestExplained.compile<Omit<ParsedParameters<OperationId>, 'ok'>>(schema),
-  );
+  const compile = lazily(() => from.requestExplained.compile<Omit<ParsedParameters<OperationId>, 'ok'>>(schema));
   return (input) => {
     const read = readParameters(from.document, parameters, input);
     if (!read.ok) return read;
@@ -183,7 +181,10 @@ function responseValidator(from: Compilers, operation: OperationObject): Operati
   return (status, value) => {
     const content = responseContent(from.document, operation, status);
     if (content === undefined)
-      return { ok: false, issues: [{ pointer: '', message: `status ${status} is none that the operation may answer` }] };
+      return {
+        ok: false,
+        issues: [{ pointer: '', message: `status ${status} is none that the operation may answer` }],
+      };
     const schema = content['application/json']?.schema;
     const hasContent = Object.keys(content).length > 0;
     if (!hasContent)
@@ -199,7 +200,11 @@ function responseValidator(from: Compilers, operation: OperationObject): Operati
 }
 
 /** The media types of a status; empty for an answer without a body, undefined for a status that must not occur. */
-function responseContent(document: OpenApiDocument, operation: OperationObject, status: number): ContentObject | undefined {
+function responseContent(
+  document: OpenApiDocument,
+  operation: OperationObject,
+  status: number,
+): ContentObject | undefined {
   const entry = operation.responses[String(status)];
   if (entry === undefined) return status >= 400 ? document.components.responses['BadRequest']?.content : undefined;
   if (!('$ref' in entry)) return entry.content ?? {};
@@ -219,7 +224,10 @@ function isPlainJson(value: unknown): boolean {
   return prototype === Object.prototype || prototype === null;
 }
 
-function parameterObject(document: OpenApiDocument, entry: NonNullable<OperationObject['parameters']>[number]): ParameterObject {
+function parameterObject(
+  document: OpenApiDocument,
+  entry: NonNullable<OperationObject['parameters']>[number],
+): ParameterObject {
   if (!('$ref' in entry)) return entry;
   const found = document.components.parameters[entry.$ref.slice(entry.$ref.lastIndexOf('/') + 1)];
   if (!found) throw new Error(`the contract has no parameter ${entry.$ref}`);

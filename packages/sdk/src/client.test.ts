@@ -56,7 +56,11 @@ const json = (status: number, value: unknown, headers: Record<string, string> = 
   body: JSON.stringify(value),
 });
 const refusal = (status: number, code: string, headers: Record<string, string> = {}) =>
-  json(status, { code, message: 'no', details: { reason: 'because' }, correlation_id: 'c-1' }, { 'x-request-id': 'r-1', ...headers });
+  json(
+    status,
+    { code, message: 'no', details: { reason: 'because' }, correlation_id: 'c-1' },
+    { 'x-request-id': 'r-1', ...headers },
+  );
 
 const PROJECT = '7f3b3c1e-6a6e-4b57-9e5c-2b1f0c8f3f8e';
 
@@ -105,8 +109,15 @@ describe('a call', () => {
   it('gives text as text and bytes as bytes', async () => {
     const csv = await serviceAnswering({ status: 200, headers: { 'content-type': 'text/csv' }, body: 'a,b\n' });
     expect((await createClient(csv).call('adminExportAuditLogsCsv')).body).toBe('a,b\n');
-    const file = await serviceAnswering({ status: 200, headers: { 'content-type': 'application/octet-stream' }, body: 'xyz' });
-    const { body } = await createClient(file).call('downloadStorageObject', { projectId: PROJECT, query: { path: 'a.txt' } });
+    const file = await serviceAnswering({
+      status: 200,
+      headers: { 'content-type': 'application/octet-stream' },
+      body: 'xyz',
+    });
+    const { body } = await createClient(file).call('downloadStorageObject', {
+      projectId: PROJECT,
+      query: { path: 'a.txt' },
+    });
     expect(body).toEqual(new TextEncoder().encode('xyz'));
   });
 
@@ -116,13 +127,18 @@ describe('a call', () => {
     await api.call('uploadStorageObject', { query: { path: 'a' }, body: new TextEncoder().encode('data') });
     expect(seen[0]).toMatchObject({ body: 'data', headers: { 'content-type': 'application/octet-stream' } });
     await api.call('exchangeSamlAssertion', { body: { SAMLResponse: 'a+b', RelayState: 'c d' } });
-    expect(seen[1]).toMatchObject({ body: 'SAMLResponse=a%2Bb&RelayState=c+d', headers: { 'content-type': 'application/x-www-form-urlencoded' } });
+    expect(seen[1]).toMatchObject({
+      body: 'SAMLResponse=a%2Bb&RelayState=c+d',
+      headers: { 'content-type': 'application/x-www-form-urlencoded' },
+    });
   });
 
   it('refuses a path parameter that would lead elsewhere, before anything is sent', async () => {
     const { baseUrl, seen } = await serviceAnswering(json(200, {}));
     for (const allocation_id of ['..', '.', ''])
-      await expect(createClient({ baseUrl }).call('getAllocationById', { path: { allocation_id } })).rejects.toThrow(TypeError);
+      await expect(createClient({ baseUrl }).call('getAllocationById', { path: { allocation_id } })).rejects.toThrow(
+        TypeError,
+      );
     expect(seen).toEqual([]);
   });
 });
@@ -134,17 +150,33 @@ describe('a refusal', () => {
       .call('getAllocationById', { path: { allocation_id: 'x' } })
       .catch((thrown: unknown) => thrown);
     expect(error).toBeInstanceOf(ApiError);
-    expect(error).toMatchObject({ status: 404, code: 'allocation_not_found', message: 'no', details: { reason: 'because' }, requestId: 'r-1' });
+    expect(error).toMatchObject({
+      status: 404,
+      code: 'allocation_not_found',
+      message: 'no',
+      details: { reason: 'because' },
+      requestId: 'r-1',
+    });
   });
 
   it('of something in between is an upstream error', async () => {
-    const { baseUrl } = await serviceAnswering({ status: 502, headers: { 'content-type': 'text/html' }, body: '<html>' });
-    await expect(createClient({ baseUrl }).call('getMe')).rejects.toMatchObject({ status: 502, code: 'upstream_error' });
+    const { baseUrl } = await serviceAnswering({
+      status: 502,
+      headers: { 'content-type': 'text/html' },
+      body: '<html>',
+    });
+    await expect(createClient({ baseUrl }).call('getMe')).rejects.toMatchObject({
+      status: 502,
+      code: 'upstream_error',
+    });
   });
 
   it('is also a success status that the contract does not name', async () => {
     const { baseUrl } = await serviceAnswering(json(206, {}));
-    await expect(createClient({ baseUrl }).call('getMe')).rejects.toMatchObject({ status: 206, code: 'upstream_error' });
+    await expect(createClient({ baseUrl }).call('getMe')).rejects.toMatchObject({
+      status: 206,
+      code: 'upstream_error',
+    });
   });
 });
 
@@ -173,7 +205,9 @@ describe('trying again', () => {
 
   it('never repeats a mutation', async () => {
     const { baseUrl, seen } = await serviceAnswering(refusal(503, 'service_unavailable', { 'retry-after': '0' }));
-    await expect(createClient({ baseUrl }).call('createProject', { body: { name: 'n' } })).rejects.toMatchObject({ status: 503 });
+    await expect(createClient({ baseUrl }).call('createProject', { body: { name: 'n' } })).rejects.toMatchObject({
+      status: 503,
+    });
     expect(seen).toHaveLength(1);
   });
 

@@ -24,9 +24,8 @@ export interface ClientOptions {
   readonly maximumRetryWaitSeconds?: number;
 }
 
-type Given<Name extends string, Value> = Record<never, never> extends Value
-  ? { readonly [Key in Name]?: Value }
-  : { readonly [Key in Name]: Value };
+type Given<Name extends string, Value> =
+  Record<never, never> extends Value ? { readonly [Key in Name]?: Value } : { readonly [Key in Name]: Value };
 type GivenBody<Body> = [Body] extends [undefined]
   ? { readonly body?: undefined }
   : undefined extends Body
@@ -50,9 +49,8 @@ export type CallOptions<Id extends OperationId> = Given<'path', PathParameters<I
 /** A success, with its headers beside what the contract promises. */
 export type CallResult<Id extends OperationId> = SuccessResponse<Id> & { readonly headers: Headers };
 
-type CallArguments<Id extends OperationId> = Record<never, never> extends CallOptions<Id>
-  ? [options?: CallOptions<Id>]
-  : [options: CallOptions<Id>];
+type CallArguments<Id extends OperationId> =
+  Record<never, never> extends CallOptions<Id> ? [options?: CallOptions<Id>] : [options: CallOptions<Id>];
 
 export interface Client {
   /**
@@ -186,7 +184,12 @@ function retryAfterOf(headers: Headers): number | null {
 }
 
 /** How long to wait before a read is tried again; undefined where it is not to be. */
-function retryWaitSeconds(options: ClientOptions, route: ClientRoute, error: ApiError, attempt: number): number | undefined {
+function retryWaitSeconds(
+  options: ClientOptions,
+  route: ClientRoute,
+  error: ApiError,
+  attempt: number,
+): number | undefined {
   if (route.method !== 'GET' || (error.status !== 429 && error.status !== 503)) return undefined;
   if (attempt >= (options.maximumRetries ?? DEFAULT_RETRIES)) return undefined;
   // Jitter keeps clients that were refused together from coming back together.

@@ -17,7 +17,14 @@ export const responseDescriptions = {
       for (const [status, node] of Object.entries(operation.responses))
         describe(node, STATUS_CODES[status] ?? `Status ${status}`, `${method.toUpperCase()} ${path} → ${status}`);
     for (const [name, node] of Object.entries(result.components.responses ?? {}))
-      describe(node, name.replace(/([a-z])([A-Z])/g, '$1 $2').toLowerCase().replace(/^./, (first) => first.toUpperCase()), `response ${name}`);
+      describe(
+        node,
+        name
+          .replace(/([a-z])([A-Z])/g, '$1 $2')
+          .toLowerCase()
+          .replace(/^./, (first) => first.toUpperCase()),
+        `response ${name}`,
+      );
     return { document: result, changes };
   },
 };

@@ -18,7 +18,13 @@ export const mergeAllOf = {
       changes.push(place);
       const { allOf, ...rest } = schema;
       if (allOf.length === 1) return { ...allOf[0], ...rest };
-      return { ...mergeObjects(allOf.map((branch) => flatten(document, branch, place)), place), ...rest };
+      return {
+        ...mergeObjects(
+          allOf.map((branch) => flatten(document, branch, place)),
+          place,
+        ),
+        ...rest,
+      };
     });
     return { document: result, changes };
   },
@@ -28,7 +34,10 @@ export const mergeAllOf = {
 function flatten(document, branch, place) {
   const schema = resolve(document, branch);
   if (!schema.allOf) return schema;
-  return mergeObjects(schema.allOf.map((inner) => flatten(document, inner, place)), place);
+  return mergeObjects(
+    schema.allOf.map((inner) => flatten(document, inner, place)),
+    place,
+  );
 }
 
 function mergeObjects(branches, place) {

@@ -31,7 +31,9 @@ export function admitNull(schema) {
   if (schema.$ref !== undefined || schema.allOf !== undefined) return { anyOf: [schema, NULL] };
   for (const word of ['anyOf', 'oneOf'])
     if (schema[word] !== undefined && schema.type === undefined)
-      return schema[word].some((branch) => branch.type === 'null') ? schema : { ...schema, [word]: [...schema[word], NULL] };
+      return schema[word].some((branch) => branch.type === 'null')
+        ? schema
+        : { ...schema, [word]: [...schema[word], NULL] };
   if (schema.type === undefined) return schema.enum === undefined ? schema : { ...schema, enum: withNull(schema.enum) };
   const types = [schema.type].flat();
   return {

@@ -52,7 +52,10 @@ function givePageSizeItsDefault(document, operation) {
     const bounds = parameter.schema;
     if (entry.$ref || parameter.name !== 'page_size' || bounds.default !== undefined) return entry;
     changed = true;
-    return { ...parameter, schema: { ...bounds, default: Math.min(DEFAULT_PAGE_SIZE, bounds.maximum ?? DEFAULT_PAGE_SIZE) } };
+    return {
+      ...parameter,
+      schema: { ...bounds, default: Math.min(DEFAULT_PAGE_SIZE, bounds.maximum ?? DEFAULT_PAGE_SIZE) },
+    };
   });
   return changed;
 }

@@ -24,7 +24,9 @@ function shapeOf(document, node, above) {
   if (node === null || typeof node !== 'object') return node;
   if (typeof node.$ref === 'string') {
     const name = node.$ref.split('/').pop();
-    return above.has(name) ? { recursion: name } : shapeOf(document, lookup(document, node.$ref), new Set(above).add(name));
+    return above.has(name)
+      ? { recursion: name }
+      : shapeOf(document, lookup(document, node.$ref), new Set(above).add(name));
   }
   return Object.fromEntries(
     Object.keys(node)
@@ -32,7 +34,9 @@ function shapeOf(document, node, above) {
       .sort()
       .map((word) => [
         word,
-        (word === 'enum' || word === 'required') && Array.isArray(node[word]) ? [...node[word]].sort() : shapeOf(document, node[word], above),
+        (word === 'enum' || word === 'required') && Array.isArray(node[word])
+          ? [...node[word]].sort()
+          : shapeOf(document, node[word], above),
       ]),
   );
 }

@@ -27,7 +27,10 @@ export const spellings = {
       if (bare?.[SPELLING_OF]) continue;
       if (bare) {
         if (!sameAnswers(bare, operation)) continue;
-        for (const [twin, twinPath] of [[bare, barePath], [operation, path]]) {
+        for (const [twin, twinPath] of [
+          [bare, barePath],
+          [operation, path],
+        ]) {
           const other = twin === bare ? operation : bare;
           changedFacts.push(...agreeOnHeaders(result, twin, other, `${method.toUpperCase()} ${twinPath}`));
         }
@@ -35,10 +38,15 @@ export const spellings = {
         operation[SPELLING_OF] = bare.operationId;
       } else {
         const operationId = operation.operationId.replace(/Compat$/, '');
-        if (taken.has(operationId)) throw new Error(`no free operationId for the bare spelling of ${operation.operationId}`);
+        if (taken.has(operationId))
+          throw new Error(`no free operationId for the bare spelling of ${operation.operationId}`);
         taken.add(operationId);
         result.paths[barePath] ??= {};
-        result.paths[barePath][method] = { ...structuredClone(operation), operationId, [SPELLING_OF]: operation.operationId };
+        result.paths[barePath][method] = {
+          ...structuredClone(operation),
+          operationId,
+          [SPELLING_OF]: operation.operationId,
+        };
       }
       changes.push(`${method.toUpperCase()} ${barePath}`);
     }
@@ -48,7 +56,8 @@ export const spellings = {
 
 const SUCCESS = /^[23]/;
 const sameAnswers = (one, other) => isDeepStrictEqual(successOf(one), successOf(other));
-const successOf = (operation) => Object.fromEntries(Object.entries(operation.responses).filter(([status]) => SUCCESS.test(status)));
+const successOf = (operation) =>
+  Object.fromEntries(Object.entries(operation.responses).filter(([status]) => SUCCESS.test(status)));
 
 /** Adds to `twin`, or loosens there, each header that not both spellings require. Returns the changed facts. */
 function agreeOnHeaders(document, twin, other, place) {
@@ -59,14 +68,15 @@ function agreeOnHeaders(document, twin, other, place) {
         .filter(({ parameter }) => parameter.in === 'header')
         .map((header) => [header.parameter.name, header]),
     );
+  twin.parameters ??= [];
   const own = headersOf(twin);
   const theirs = headersOf(other);
   const changedFacts = [];
   for (const [name, { entry, parameter }] of new Map([...theirs, ...own])) {
     const required = own.get(name)?.parameter.required === true && theirs.get(name)?.parameter.required === true;
-    if (own.has(name) && own.get(name).parameter.required === required) continue;
-    if (own.has(name) && required) continue;
-    if (own.has(name)) {
+    const isRequired = own.get(name)?.parameter.required === true;
+    if (own.has(name) && isRequired === required) continue;
+    if (isRequired) {
       twin.parameters[twin.parameters.indexOf(own.get(name).entry)] = optional(document, entry, parameter);
       changedFacts.push(`${place} header ${name}: required false`);
     } else {

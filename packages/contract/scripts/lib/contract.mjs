@@ -20,6 +20,7 @@ export function deriveContract() {
   const source = loadContract(openapiDirectory);
   const overlay = parse(readFileSync(correctionsFile, 'utf8'));
   const derived = derive(source, overlay);
-  if (derived.unmatched.length > 0) throw new Error(`corrections without a target:\n  ${derived.unmatched.join('\n  ')}`);
+  if (derived.unmatched.length > 0)
+    throw new Error(`corrections without a target:\n  ${derived.unmatched.join('\n  ')}`);
   return { source, overlay, ...derived };
 }

@@ -1,4 +1,4 @@
-import { readFileSync, readdirSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { parse } from 'yaml';
 
@@ -27,7 +27,11 @@ export function contractFiles(directory) {
 export function loadContract(directory) {
   const read = (name) => parse(readFileSync(join(directory, name), 'utf8'));
   const shared = read(SHARED_FILE);
-  const document = { ...shared, paths: {}, components: { ...shared.components, schemas: { ...shared.components.schemas } } };
+  const document = {
+    ...shared,
+    paths: {},
+    components: { ...shared.components, schemas: { ...shared.components.schemas } },
+  };
   for (const domain of DOMAINS) {
     const part = read(`${domain}.yaml`);
     for (const [path, item] of Object.entries(part.paths)) {

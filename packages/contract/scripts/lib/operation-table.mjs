@@ -62,7 +62,8 @@ function securityOf(document, operation) {
   const schemes = (operation.security ?? document.security).flatMap(Object.keys);
   if (schemes.length === 0) return 'none';
   const known = { bearerAuth: 'bearer', nodeBearerAuth: 'node-bearer' };
-  if (schemes.length > 1 || !known[schemes[0]]) throw new Error(`${operation.operationId}: unknown security ${schemes}`);
+  if (schemes.length > 1 || !known[schemes[0]])
+    throw new Error(`${operation.operationId}: unknown security ${schemes}`);
   return known[schemes[0]];
 }
 

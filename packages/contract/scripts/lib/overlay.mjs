@@ -26,7 +26,8 @@ function merge(target, update) {
     return [...target, ...additions.filter((one) => !target.some((other) => isDeepStrictEqual(one, other)))];
   }
   if (isObject(target) && isObject(update)) {
-    for (const [key, value] of Object.entries(update)) target[key] = Object.hasOwn(target, key) ? merge(target[key], value) : value;
+    for (const [key, value] of Object.entries(update))
+      target[key] = Object.hasOwn(target, key) ? merge(target[key], value) : value;
     return target;
   }
   return update;
@@ -55,7 +56,8 @@ export function select(root, path) {
   return places;
 }
 
-const SEGMENT = /\.([A-Za-z_][\w-]*)|\[('[^']*'(?:,\s*'[^']*')*)\]|(\.\*|\[\*\])|\[\?((?:[^[\]']|'[^']*'|\['[^']*'\])*)\]/y;
+const SEGMENT =
+  /\.([A-Za-z_][\w-]*)|\[('[^']*'(?:,\s*'[^']*')*)\]|(\.\*|\[\*\])|\[\?((?:[^[\]']|'[^']*'|\['[^']*'\])*)\]/y;
 const COMPARISON = /^@(?:\.([A-Za-z_][\w-]*)|\['([^']*)'\])?\s*==\s*'([^']*)'$/;
 
 function segmentsOf(path) {
@@ -82,7 +84,9 @@ function filterOf(text, path) {
     return { member: found[1] ?? found[2], value: found[3] };
   });
   return (_key, node) =>
-    comparisons.every(({ member, value }) => (member === undefined ? node : isObject(node) ? node[member] : undefined) === value);
+    comparisons.every(
+      ({ member, value }) => (member === undefined ? node : isObject(node) ? node[member] : undefined) === value,
+    );
 }
 
 const isObject = (value) => value !== null && typeof value === 'object' && !Array.isArray(value);

@@ -27,7 +27,10 @@ export function summaryOf({ reports, overlay, document, changedFacts }, table) {
     '',
     '| target | reason |',
     '|---|---|',
-    ...overlay.actions.map(({ target, description }) => `| \`${target.replaceAll('|', '\\|')}\` | ${description.trim().replaceAll('\n', ' ')} |`),
+    ...overlay.actions.map(
+      ({ target, description }) =>
+        `| \`${target.replaceAll('|', '\\|')}\` | ${description.trim().replaceAll('\n', ' ')} |`,
+    ),
     '',
     '## Statements that now read differently',
     '',

@@ -20,7 +20,8 @@ export async function typesOf(document) {
   }
   for (const { operation } of operationsOf(slim)) delete operation.summary;
   mapSchemas(slim, withoutConditions);
-  for (const [name, first] of aliasesOf(document)) slim.components.schemas[name] = { $ref: `#/components/schemas/${first}` };
+  for (const [name, first] of aliasesOf(document))
+    slim.components.schemas[name] = { $ref: `#/components/schemas/${first}` };
   return HEADER + astToString(await openapiTypescript(slim, { silent: true, emptyObjectsUnknown: true }));
 }
 
@@ -67,7 +68,12 @@ ${defaults.filter(Boolean).join('\n')}
 export function clientRoutesSource(table) {
   const rows = table.map((entry) => {
     const own = entry.routes.find(({ operationId }) => operationId === entry.operationId);
-    const route = { method: entry.method, path: own.openapiPath, body: entry.bodyContentTypes, statuses: entry.successStatuses };
+    const route = {
+      method: entry.method,
+      path: own.openapiPath,
+      body: entry.bodyContentTypes,
+      statuses: entry.successStatuses,
+    };
     return `  ${entry.operationId}: ${JSON.stringify(route)},`;
   });
   return `${HEADER}import type { OperationId } from '@gpuaas/contract';
