@@ -136,7 +136,7 @@ export interface Allocations {
   sku: string;
   sku_snapshot: Json;
   gpus_total: number;
-  billing_unit: string;
+  billing_unit: 'gpu_hour' | 'node_hour' | 'vcpu_hour';
   billing_units: number;
   unit_price_minor: Int8;
   currency: string;
@@ -863,8 +863,8 @@ export interface WalletBalances {
   user_id: string;
   currency: string;
   balance_minor: Generated<Int8>;
-  created_at: Timestamp;
-  updated_at: Timestamp;
+  created_at: Generated<Timestamp>;
+  updated_at: Generated<Timestamp>;
 }
 
 export interface WalletHolds {
