@@ -14,7 +14,7 @@ export const MAXIMUM_ISSUES = 20;
 
 /** The validator's errors as issues, with those left out that only say that null would also do. */
 export function issuesOf(errors: readonly ErrorObject[], root: string): ValidationIssue[] {
-  const telling = errors.filter((error) => !(error.keyword === 'type' && error.params['type'] === 'null'));
+  const telling = errors.filter((error) => !(error.keyword === 'type' && error.params.type === 'null'));
   const specific = telling.filter(
     (error) =>
       error.keyword !== 'anyOf' ||
@@ -36,7 +36,7 @@ export function pointerToken(name: string): string {
 }
 
 function memberOf(error: ErrorObject): string {
-  const name: unknown = error.params['missingProperty'] ?? error.params['additionalProperty'];
+  const name: unknown = error.params.missingProperty ?? error.params.additionalProperty;
   return typeof name === 'string' ? pointerToken(name) : '';
 }
 
@@ -48,29 +48,29 @@ function messageOf(error: ErrorObject): string {
     case 'additionalProperties':
       return 'is not a known property';
     case 'enum':
-      return `must be one of ${listOf(params['allowedValues'])}`;
+      return `must be one of ${listOf(params.allowedValues)}`;
     case 'type':
-      return `must be ${typesPhrase(params['type'])}`;
+      return `must be ${typesPhrase(params.type)}`;
     case 'format':
-      return `must be ${formatPhrases[String(params['format'])] ?? `in the format ${params['format']}`}`;
+      return `must be ${formatPhrases[String(params.format)] ?? `in the format ${params.format}`}`;
     case 'pattern':
-      return `must match the pattern ${params['pattern']}`;
+      return `must match the pattern ${params.pattern}`;
     case 'minLength':
-      return params['limit'] === 1 ? 'must not be empty' : `must have at least ${params['limit']} characters`;
+      return params.limit === 1 ? 'must not be empty' : `must have at least ${params.limit} characters`;
     case 'maxLength':
-      return `must have at most ${params['limit']} characters`;
+      return `must have at most ${params.limit} characters`;
     case 'minItems':
-      return params['limit'] === 1 ? 'must not be empty' : `must have at least ${params['limit']} entries`;
+      return params.limit === 1 ? 'must not be empty' : `must have at least ${params.limit} entries`;
     case 'maxItems':
-      return `must have at most ${params['limit']} entries`;
+      return `must have at most ${params.limit} entries`;
     case 'minProperties':
-      return params['limit'] === 1 ? 'must not be empty' : `must have at least ${params['limit']} properties`;
+      return params.limit === 1 ? 'must not be empty' : `must have at least ${params.limit} properties`;
     case 'minimum':
-      return `must be at least ${params['limit']}`;
+      return `must be at least ${params.limit}`;
     case 'maximum':
-      return `must be at most ${params['limit']}`;
+      return `must be at most ${params.limit}`;
     case 'uniqueItems':
-      return `must not repeat an entry (entries ${params['j']} and ${params['i']} are equal)`;
+      return `must not repeat an entry (entries ${params.j} and ${params.i} are equal)`;
     case 'anyOf':
       return 'must have one of the allowed combinations of properties';
     case 'x-free-form':

@@ -88,7 +88,7 @@ function typesOf(document: OpenApiDocument, schema: JsonSchema): Set<string> {
     return target ? typesOf(document, target) : new Set();
   }
   const types = new Set([type].flat().filter((one) => typeof one === 'string'));
-  for (const branches of [schema['anyOf'], schema['oneOf']])
+  for (const branches of [schema.anyOf, schema.oneOf])
     if (Array.isArray(branches))
       for (const branch of branches) for (const one of typesOf(document, branch)) types.add(one);
   return types;

@@ -88,7 +88,7 @@ export class SchemaCompiler {
         prepared[word] = this.#prepare(value, false);
       else prepared[word] = value;
     }
-    if (schema['type'] === 'integer' && schema['format'] === undefined) prepared['format'] = 'int64';
+    if (schema.type === 'integer' && schema.format === undefined) prepared.format = 'int64';
     if (this.#direction === 'request' && !isRoot && isFreeForm(schema))
       prepared[FREE_FORM] = { bytes: schema['x-max-bytes'] ?? FREE_FORM_LIMITS.bytes, depth: FREE_FORM_LIMITS.depth };
     return prepared;
@@ -96,7 +96,7 @@ export class SchemaCompiler {
 
   /** A default on a required property would hide that it is missing. */
   #prepareProperties(properties: Record<string, unknown>, owner: JsonSchema): Record<string, unknown> {
-    const required = new Set(Array.isArray(owner['required']) ? owner['required'] : []);
+    const required = new Set(Array.isArray(owner.required) ? owner.required : []);
     return Object.fromEntries(
       Object.entries(properties).map(([name, property]) => {
         if (!isRecord(property)) return [name, property];
@@ -108,8 +108,8 @@ export class SchemaCompiler {
 }
 
 function isFreeForm(schema: JsonSchema): boolean {
-  const types: unknown[] = [schema['type']].flat();
-  return types.includes('object') && (schema['additionalProperties'] === true || schema['properties'] === undefined);
+  const types: unknown[] = [schema.type].flat();
+  return types.includes('object') && (schema.additionalProperties === true || schema.properties === undefined);
 }
 
 function withinLimits(limits: FreeFormLimits, value: object): boolean {

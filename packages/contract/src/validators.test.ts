@@ -327,7 +327,7 @@ describe('the table', () => {
 
   it('has 42 error codes, those of the document', () => {
     expect(errorCodes).toHaveLength(42);
-    expect(loadOpenApiDocument().components.schemas['ErrorResponse']).toMatchObject({
+    expect(loadOpenApiDocument().components.schemas.ErrorResponse).toMatchObject({
       properties: { code: { enum: errorCodes } },
     });
   });

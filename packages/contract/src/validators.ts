@@ -206,7 +206,7 @@ function responseContent(
   status: number,
 ): ContentObject | undefined {
   const entry = operation.responses[String(status)];
-  if (entry === undefined) return status >= 400 ? document.components.responses['BadRequest']?.content : undefined;
+  if (entry === undefined) return status >= 400 ? document.components.responses.BadRequest?.content : undefined;
   if (!('$ref' in entry)) return entry.content ?? {};
   const name = entry.$ref.slice(entry.$ref.lastIndexOf('/') + 1);
   return document.components.responses[name]?.content ?? {};
