@@ -71,7 +71,7 @@ const contents = [
   clientRoutesSource(table),
   summaryOf(derived, table),
 ];
-outputs.forEach((file, index) => replaceFile(file, contents[index]));
+for (const [index, file] of outputs.entries()) replaceFile(file, contents[index]);
 replaceFile(stamp, inputsHash);
 console.log(
   `contract: ${table.length} operations on ${table.reduce((sum, { routes }) => sum + routes.length, 0)} routes, ${Math.round(performance.now() - started)} ms`,

@@ -1,4 +1,4 @@
-import { readdirSync, readFileSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { parse } from 'yaml';
 
@@ -8,14 +8,9 @@ const SHARED_FILE = 'common.yaml';
 /** The domains in the order in which their paths are served and listed. */
 export const DOMAINS = ['identity', 'compute', 'fleet', 'apps', 'finance', 'storage', 'platform'];
 
-/** The YAML files of the contract below `directory` (extensions included), as absolute paths in a stable order. */
+/** The files of the contract in `directory`, as absolute paths in a stable order. */
 export function contractFiles(directory) {
-  const yamlFilesOf = (folder) =>
-    readdirSync(folder)
-      .filter((name) => name.endsWith('.yaml'))
-      .sort()
-      .map((name) => join(folder, name));
-  return [...yamlFilesOf(directory), ...yamlFilesOf(join(directory, 'extensions'))];
+  return [SHARED_FILE, ...DOMAINS.map((domain) => `${domain}.yaml`)].map((name) => join(directory, name));
 }
 
 /**

@@ -11,8 +11,8 @@ const MULTI_SEGMENT_PARAMETERS = new Set(['proxy_path']);
 export function buildOperationTable(document, documented) {
   const entries = new Map();
   const all = operationsOf(document);
-  for (const { path, method, operation } of all)
-    if (!operation[SPELLING_OF]) entries.set(operation.operationId, describe(document, path, method, operation));
+  for (const { method, operation } of all)
+    if (!operation[SPELLING_OF]) entries.set(operation.operationId, describe(document, method, operation));
   for (const { path, operation } of all) {
     const entry = entries.get(operation[SPELLING_OF] ?? operation.operationId);
     if (!entry) throw new Error(`${operation.operationId} is a spelling of an unknown operation`);
@@ -26,7 +26,7 @@ export function buildOperationTable(document, documented) {
   return [...entries.values()];
 }
 
-function describe(document, path, method, operation) {
+function describe(document, method, operation) {
   if (!operation.summary) throw new Error(`${operation.operationId} has no summary`);
   const headers = new Map(
     parametersOf(document, operation)

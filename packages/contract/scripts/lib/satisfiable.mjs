@@ -71,7 +71,7 @@ export function findDefects(document, schema, place) {
     if (node.items !== undefined) visit(node.items, `${at}[]`);
     if (typeof node.additionalProperties === 'object') visit(node.additionalProperties, `${at}.*`);
     for (const word of ['anyOf', 'oneOf'])
-      (node[word] ?? []).forEach((branch, index) => visit(branch, `${at}|${index}`));
+      for (const [index, branch] of (node[word] ?? []).entries()) visit(branch, `${at}|${index}`);
   };
   visit(schema, place);
   return defects;
@@ -192,7 +192,7 @@ function objectOf(schema, fill, inner) {
     Object.keys(result).length < schema.minProperties &&
     schema.additionalProperties !== false
   )
-    result['any'] = typeof schema.additionalProperties === 'object' ? inner(schema.additionalProperties) : 'value';
+    result.any = typeof schema.additionalProperties === 'object' ? inner(schema.additionalProperties) : 'value';
   return result;
 }
 
