@@ -16,7 +16,12 @@ export type PolicyDefinition = {
   | { readonly type: 'string'; readonly default: string; readonly allowed: readonly string[] }
 );
 
-const integer = (description: string, byDefault: number, minimum: number, maximum: number): PolicyDefinition => ({
+const integer = (
+  description: string,
+  byDefault: number,
+  minimum: number,
+  maximum: number,
+): Extract<PolicyDefinition, { readonly type: 'integer' }> => ({
   type: 'integer',
   description,
   default: byDefault,
