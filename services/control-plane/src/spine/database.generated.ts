@@ -487,7 +487,7 @@ export interface OutboxEvents {
   status: Generated<'pending' | 'publishing' | 'published' | 'failed' | 'discarded'>;
   retry_count: Generated<number>;
   attempts_total: Generated<number>;
-  next_attempt_at: Generated<Timestamp>;
+  next_attempt_at: NullableTimestamp;
   claimed_by: string | null;
   claimed_until: NullableTimestamp;
   last_attempted_at: NullableTimestamp;
@@ -523,7 +523,7 @@ export interface PlacementClaims {
 export interface PlatformRoleBindings {
   id: string;
   user_id: string;
-  role: 'superadmin' | 'platform_ops' | 'platform_user';
+  role: 'platform_superadmin' | 'platform_ops' | 'platform_user';
   bound_by: string | null;
   bound_at: Generated<Timestamp>;
   revoked_at: NullableTimestamp;

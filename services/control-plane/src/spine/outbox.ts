@@ -1,4 +1,4 @@
-import { newId } from '@gpuaas/kernel';
+import { newId, redact } from '@gpuaas/kernel';
 import type { CallContext, Tx } from './operation.js';
 
 export interface DomainEvent {
@@ -14,10 +14,13 @@ export interface DomainEvent {
 
 /**
  * Records an event in the caller's transaction; the relay delivers it after the commit, at least once.
- * Returns the event's id, which subscribers use to act once.
+ * Returns the event's id, which subscribers use to act once. Throws for a payload in which something looks like a
+ * secret: what is stored here is shown to operators and handed to others.
  */
 export async function publish(tx: Tx, ctx: CallContext, event: DomainEvent): Promise<string> {
   const id = newId();
+  const payload = JSON.stringify(event.payload);
+  if (JSON.stringify(redact(event.payload)) !== payload) throw new Error(`event ${event.type} would carry a secret`);
   await tx
     .insertInto('outbox_events')
     .values({
@@ -26,7 +29,7 @@ export async function publish(tx: Tx, ctx: CallContext, event: DomainEvent): Pro
       version: event.version ?? 1,
       aggregate_type: event.aggregateType,
       aggregate_id: event.aggregateId,
-      payload: JSON.stringify(event.payload),
+      payload,
       correlation_id: ctx.correlationId,
       request_id: ctx.requestId,
       trace_id: ctx.trace.traceId,

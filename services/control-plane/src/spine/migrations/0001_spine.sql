@@ -140,7 +140,8 @@ CREATE TABLE outbox_events (
   -- Failed attempts since the event was written or requeued, and since it was written.
   retry_count integer NOT NULL DEFAULT 0,
   attempts_total integer NOT NULL DEFAULT 0,
-  next_attempt_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  -- Null: at once. Set after a failed attempt.
+  next_attempt_at timestamptz,
   -- Who is publishing it, and until when others believe that. A relay that died loses its claim by time.
   claimed_by uuid,
   claimed_until timestamptz,
@@ -152,8 +153,12 @@ CREATE TABLE outbox_events (
     CHECK ((status = 'publishing') = (claimed_by IS NOT NULL AND claimed_until IS NOT NULL))
 ) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_insert_scale_factor = 0.05);
 
--- The relay reads only this: small however long the history is.
-CREATE INDEX outbox_events_undelivered ON outbox_events (seq) WHERE status IN ('pending', 'publishing');
+-- The relay reads only these: small however long the history is, and what waits for its next attempt is not read
+-- again at every round.
+CREATE INDEX outbox_events_fresh ON outbox_events (seq) WHERE status = 'pending' AND next_attempt_at IS NULL;
+CREATE INDEX outbox_events_waiting ON outbox_events (next_attempt_at)
+  WHERE status = 'pending' AND next_attempt_at IS NOT NULL;
+CREATE INDEX outbox_events_claimed ON outbox_events (claimed_until) WHERE status = 'publishing';
 CREATE INDEX outbox_events_undelivered_by_aggregate ON outbox_events (aggregate_type, aggregate_id, seq)
   WHERE status IN ('pending', 'publishing');
 CREATE INDEX outbox_events_failed ON outbox_events (occurred_at DESC, id DESC) WHERE status = 'failed';
