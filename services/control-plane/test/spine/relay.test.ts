@@ -165,16 +165,14 @@ describe('the relay', () => {
         poolSize: 1,
         afterCommit: signals.afterCommit,
       });
-      const id = await announcing
-        .transaction()
-        .execute((tx) =>
-          publish(tx, systemContext(), {
-            type: 'test.thing.happened',
-            aggregateType: 'thing',
-            aggregateId: 'a',
-            payload: { number: 1 },
-          }),
-        );
+      const id = await announcing.transaction().execute((tx) =>
+        publish(tx, systemContext(), {
+          type: 'test.thing.happened',
+          aggregateType: 'thing',
+          aggregateId: 'a',
+          payload: { number: 1 },
+        }),
+      );
       await settled(id, 'published');
       await announcing.destroy();
     }
