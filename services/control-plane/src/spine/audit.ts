@@ -22,18 +22,19 @@ export type ActorRole = 'user' | 'admin' | 'service_account' | 'system';
 
 /**
  * Writes the audit row of a command, in the command's own transaction: no effect without its row, no row without
- * its effect. The table takes INSERT and SELECT only.
+ * its effect. The table takes INSERT and SELECT only. Returns the row's id.
  */
 export async function audit(
   tx: Tx,
   ctx: CallContext & { readonly tenantId?: TenantId | null },
   entry: AuditEntry,
-): Promise<void> {
+): Promise<string> {
+  const id = newId();
   const actor = auditActor(ctx.principal);
   await tx
     .insertInto('audit_logs')
     .values({
-      id: newId(),
+      id,
       actor_kind: ctx.principal.kind,
       actor_id: actor.id,
       actor_name: actor.name,
@@ -53,6 +54,7 @@ export async function audit(
       metadata: JSON.stringify(redact(entry.metadata ?? {})),
     })
     .execute();
+  return id;
 }
 
 /** How a principal appears in audit: id of the person or robot, a name, and one of the contract's four roles. */

@@ -145,9 +145,9 @@ describe('usage from start to stop', () => {
       [first, second, third].map(async (allocation) => (await recordsOf(allocation))[0]?.pricing_snapshot),
     );
     expect(versions).toMatchObject([
-      { unit_price_minor: '900', rule: 'telescoping_half_up_v1' },
-      { unit_price_minor: '901' },
-      { unit_price_minor: '900' },
+      { unit_price_minor: 900, rule: 'telescoping_half_up_v1' },
+      { unit_price_minor: 901 },
+      { unit_price_minor: 900 },
     ]);
     const versionIds = versions.map((snapshot) => Reflect.get(Object(snapshot), 'price_version_id'));
     expect(versionIds[0]).toBe(versionIds[2]);

@@ -4,6 +4,15 @@ import type { Reader } from '../../spine/operation.js';
 import type { Policies } from '../../spine/policy-registry.js';
 import { createFundsGate, type FundsGate } from './funds-gate.js';
 import { type Metering, metering } from './metering.js';
+import { adminAdjustBalance, getBillingBalance } from './operations/balance.js';
+import { adminSetFinancialRestriction } from './operations/restrictions.js';
+import { adminDryRunShadowRating } from './operations/shadow-rating.js';
+import {
+  exportBillingUsageCsv,
+  getBillingRatedUsage,
+  listBillingRatedUsage,
+  listBillingUsage,
+} from './operations/usage.js';
 import { createRater } from './rater.js';
 import { findLedgerErrors, type LedgerFinding } from './store/reconciliation.js';
 
@@ -29,7 +38,16 @@ export function createFinanceDomain(dependencies: FinanceDependencies): FinanceD
   const { clock, policies } = dependencies;
   return {
     name: 'finance',
-    operations: {},
+    operations: {
+      getBillingBalance,
+      adminAdjustBalance,
+      listBillingUsage,
+      exportBillingUsageCsv,
+      listBillingRatedUsage,
+      getBillingRatedUsage,
+      adminSetFinancialRestriction,
+      adminDryRunShadowRating,
+    },
     periodicJobs: [
       createRater({ windowSeconds: (reader) => policies.policyNumber(reader, 'billing.window_seconds', {}) }),
     ],

@@ -1,4 +1,4 @@
-import { newId } from '@gpuaas/kernel';
+import { newId, redact, redactText } from '@gpuaas/kernel';
 import type { CallContext, Reader, Tx } from '../../../spine/operation.js';
 import { principalKey } from '../../../spine/principal.js';
 import type { Restriction, RestrictionScopeType, RestrictionSource, RestrictionState } from '../rules/restriction.js';
@@ -51,10 +51,10 @@ export async function setRestriction(
 ): Promise<{ readonly restriction: StoredRestriction; readonly from: RestrictionState | null }> {
   const now = ctx.clock.now();
   const place = { scope_type: change.scopeType, scope_id: change.scopeId, source: change.source };
+  const free = freeTextOf(change);
   const says = {
     state: change.state,
-    reason: change.reason,
-    metadata: JSON.stringify(change.metadata),
+    ...free,
     correlation_id: ctx.correlationId,
     updated_at: now,
   };
@@ -97,14 +97,18 @@ async function remember(
       restriction_id: restriction.id,
       from_state: from,
       to_state: change.state,
-      reason: change.reason,
-      metadata: JSON.stringify(change.metadata),
+      ...freeTextOf(change),
       actor: principalKey(ctx.principal),
       correlation_id: ctx.correlationId,
       created_at: ctx.clock.now(),
     })
     .execute();
   return restriction;
+}
+
+/** What people wrote, without the secrets they may have pasted into it. */
+function freeTextOf(change: RestrictionChange): { reason: string; metadata: string } {
+  return { reason: redactText(change.reason), metadata: JSON.stringify(redact(change.metadata)) };
 }
 
 const COLUMNS = ['id', 'scope_type', 'scope_id', 'source', 'state', 'reason', 'correlation_id', 'updated_at'] as const;

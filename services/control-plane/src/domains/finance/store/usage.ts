@@ -1,6 +1,7 @@
 import { newId } from '@gpuaas/kernel';
 import { sql } from 'kysely';
 import type { Reader, Tx } from '../../../spine/operation.js';
+import { toWireInteger } from '../../../spine/wire.js';
 import type { Wallet } from '../rules/journal.js';
 import type { RateableUsage, RatedWindow } from '../rules/rating.js';
 
@@ -47,8 +48,8 @@ export async function openAllocationUsage(tx: Tx, usage: NewUsage, now: Date): P
       pricing_source: 'sku_list_price',
       pricing_snapshot: JSON.stringify({
         rule: usage.rule,
-        unit_price_minor: usage.unitPriceMinor.toString(),
-        units: usage.units.toString(),
+        unit_price_minor: toWireInteger(usage.unitPriceMinor),
+        units: toWireInteger(usage.units),
         start_ms: startTime.getTime(),
         price_version_id: usage.priceVersionId,
       }),
@@ -86,6 +87,49 @@ export async function lockOpenUsage(tx: Tx, allocationId: string): Promise<Meter
     .forUpdate()
     .executeTakeFirst();
   return row ? meteredUsage(row) : null;
+}
+
+/** A record with what its lines sum to. */
+export interface RatedUsage {
+  readonly id: string;
+  readonly tenantId: string;
+  readonly allocationId: string | null;
+  readonly currency: string;
+  readonly unit: string;
+  readonly units: bigint;
+  readonly startTime: Date;
+  readonly lastBilledAt: Date | null;
+  readonly ratedMinor: bigint;
+}
+
+/** The records among `ids` that exist, in no particular order. */
+export async function findRatedUsage(reader: Reader, ids: readonly string[]): Promise<readonly RatedUsage[]> {
+  const rows = await reader
+    .selectFrom('usage_records')
+    .select([
+      'id',
+      'tenant_id',
+      'allocation_id',
+      'currency',
+      'usage_unit',
+      'units',
+      'start_time',
+      'last_billed_at',
+      'rated_minor',
+    ])
+    .where('id', '=', sql<string>`ANY (${ids}::uuid[])`)
+    .execute();
+  return rows.map((row) => ({
+    id: row.id,
+    tenantId: row.tenant_id,
+    allocationId: row.allocation_id,
+    currency: row.currency,
+    unit: row.usage_unit,
+    units: row.units,
+    startTime: row.start_time,
+    lastBilledAt: row.last_billed_at,
+    ratedMinor: row.rated_minor,
+  }));
 }
 
 export interface DueUsage extends Wallet {
