@@ -56,7 +56,6 @@ CREATE INDEX nodes_free_in_region ON nodes (sku, region_code, placement_key)
 
 CREATE INDEX nodes_by_time ON nodes (created_at DESC, id DESC) WHERE removed_at IS NULL;
 CREATE INDEX nodes_by_status ON nodes (status, created_at DESC, id DESC) WHERE removed_at IS NULL;
-CREATE INDEX nodes_by_region ON nodes (region_code, created_at DESC, id DESC) WHERE removed_at IS NULL;
 
 -- Written at every poll of every node: narrow, without a second index, so that an update stays on its page.
 CREATE TABLE node_heartbeats (
@@ -172,7 +171,8 @@ CREATE TABLE node_tasks (
 CREATE UNIQUE INDEX node_tasks_one_live ON node_tasks (node_id, task_type, resource_key, generation)
   WHERE status IN ('queued', 'dispatched');
 CREATE INDEX node_tasks_queued ON node_tasks (node_id, issued_at, id) WHERE status = 'queued';
-CREATE INDEX node_tasks_in_hand ON node_tasks (node_id, resource_key) WHERE status = 'dispatched';
+-- Two processes may serve two polls of one node at the same moment: the second loses here and looks again.
+CREATE UNIQUE INDEX node_tasks_one_in_hand ON node_tasks (node_id, resource_key) WHERE status = 'dispatched';
 CREATE INDEX node_tasks_expiry ON node_tasks (expires_at) WHERE status IN ('queued', 'dispatched');
 CREATE INDEX node_tasks_by_node ON node_tasks (node_id, issued_at DESC, id DESC);
 CREATE INDEX node_tasks_by_subject ON node_tasks (subject_type, subject_id, issued_at DESC, id DESC);

@@ -23,7 +23,8 @@ export type EnrollmentDecision =
 /** Whether a token still enrols a host whose public key has this hash. */
 export function decideEnrollment(token: TokenFacts, keyHash: string, now: Date): EnrollmentDecision {
   if (token.consumedAt !== null) {
-    const repeated = token.consumedByKey === keyHash && now.getTime() - token.consumedAt.getTime() <= ENROLLMENT_RETRY_SECONDS * 1000;
+    const repeated =
+      token.consumedByKey === keyHash && now.getTime() - token.consumedAt.getTime() <= ENROLLMENT_RETRY_SECONDS * 1000;
     return { kind: repeated ? 'repeat' : 'refuse' };
   }
   return { kind: token.revokedAt === null && token.expiresAt > now ? 'enroll' : 'refuse' };

@@ -16,6 +16,9 @@ export function freshSince(now: Date): Date {
 }
 
 /** Whether new work may be placed on the node as far as the fleet knows; unknown is no. */
-export function isSchedulable(node: { readonly status: NodeStatus; readonly lastSeenAt: Date | null }, now: Date): boolean {
+export function isSchedulable(
+  node: { readonly status: NodeStatus; readonly lastSeenAt: Date | null },
+  now: Date,
+): boolean {
   return node.status === 'active' && freshnessOf(node.lastSeenAt, now) === 'fresh';
 }

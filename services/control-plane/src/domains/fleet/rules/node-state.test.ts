@@ -26,7 +26,11 @@ const EVENTS: readonly NodeEvent[] = [
 ];
 
 /** Walks the machine; a refused event leaves the node where it is. */
-function walk(start: NodePlace, events: readonly NodeEvent[], visit: (from: NodePlace, event: NodeEvent, to: NodePlace) => void) {
+function walk(
+  start: NodePlace,
+  events: readonly NodeEvent[],
+  visit: (from: NodePlace, event: NodeEvent, to: NodePlace) => void,
+) {
   let place = start;
   for (const event of events) {
     if (place === 'gone') return place;

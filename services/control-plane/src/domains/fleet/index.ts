@@ -1,0 +1,123 @@
+import type { NodeId, NodeTaskId } from '@gpuaas/kernel';
+import type { NodeTaskType } from '@gpuaas/node-protocol';
+import type { DomainModule } from '../../spine/domain.js';
+import type { CallContext, Tx } from '../../spine/operation.js';
+import type { NodePrincipal } from '../../spine/principal.js';
+import { AgentPackage } from './identity/agent-package.js';
+import { NodeAuthenticator, type NodeCredentials } from './identity/node-authenticator.js';
+import { NodeLife } from './life/node-life.js';
+import { bootstrapOperations } from './operations/bootstrap.js';
+import { discoveryOperations, discoveryResults } from './operations/discovery.js';
+import { enrollmentTokenOperations } from './operations/enrollment-tokens.js';
+import { identityOperations } from './operations/identity.js';
+import { lifecycleOperations } from './operations/lifecycle.js';
+import { nodeOperations } from './operations/nodes.js';
+import { taskOperations } from './operations/tasks.js';
+import type { FleetDependencies, FleetServices } from './services.js';
+import { type FreeNode, lockFreeNodes, type PlacementWish } from './store/placement.js';
+import { fleetSweeps } from './sweeps.js';
+import { HeldPolls } from './tasks/held-polls.js';
+import { Presence } from './tasks/presence.js';
+import { type NodeTaskRequest, type NodeTaskResultHandler, TaskQueue } from './tasks/task-queue.js';
+import { TaskSigner } from './tasks/task-signer.js';
+
+export { NODE_DRAINING, NODE_REMOVED, NODE_STATUS_CHANGED } from './events.js';
+export type { NodeCredentials } from './identity/node-authenticator.js';
+export type {
+  CertificateAuthorityPort,
+  DialHost,
+  FleetSettings,
+  IssuedCertificate,
+  NodeOccupant,
+  OccupancyPort,
+  RegistryCredentialPort,
+  SkuCatalogPort,
+} from './ports.js';
+export { type Freshness, freshnessOf, freshSince, isSchedulable } from './rules/freshness.js';
+export { type NodeStatus, nodeStatuses } from './rules/node-state.js';
+export type { FleetDependencies } from './services.js';
+export type { FreeNode, PlacementWish } from './store/placement.js';
+export type {
+  FinishedNodeTask,
+  NodeTaskOutcome,
+  NodeTaskRequest,
+  NodeTaskResultHandler,
+} from './tasks/task-queue.js';
+export { nodeResourceName } from './views/node-admin.js';
+
+/** The fleet, as the composition root and the other domains see it. */
+export interface FleetDomain extends DomainModule {
+  /** See store/placement.ts. Locks until commit. */
+  lockFreeNodes(tx: Tx, wish: PlacementWish): Promise<readonly FreeNode[]>;
+  /** See TaskQueue.queue. */
+  queueNodeTask<Type extends NodeTaskType>(
+    tx: Tx,
+    ctx: CallContext,
+    request: NodeTaskRequest<Type>,
+  ): Promise<NodeTaskId>;
+  /** Takes back a task that no host has seen; false where one has, or it has ended. Its handler is not told. */
+  withdrawNodeTask(tx: Tx, ctx: CallContext, taskId: NodeTaskId): Promise<boolean>;
+  /** To be called in the transaction that released the last claim on a node. */
+  claimsEnded(tx: Tx, ctx: CallContext, nodeId: NodeId): Promise<void>;
+  /** Adds who acts on results of node tasks. Once a type, before the first request is served. */
+  registerTaskResultHandlers(handlers: readonly NodeTaskResultHandler[]): void;
+  /** Who calls on the node listener. Refuses 401 and, for a fenced node, 403. */
+  authenticateNode(credentials: NodeCredentials): Promise<NodePrincipal>;
+  /** Polls that wait in this process. */
+  heldPolls(): number;
+  /** Ends the polls that wait in this process. */
+  close(): void;
+}
+
+export function createFleetDomain(dependencies: FleetDependencies): FleetDomain {
+  const { database, custody, signals, clock, log, settings } = dependencies;
+  const queue = new TaskQueue({ custody, signals });
+  const life = new NodeLife({ queue });
+  const signer = new TaskSigner({ database, custody, clock });
+  const polls = new HeldPolls({
+    database,
+    queue,
+    signer,
+    signals,
+    clock,
+    log,
+    holdMilliseconds: settings.pollHoldMilliseconds,
+  });
+  const authenticator = new NodeAuthenticator({
+    database,
+    clock,
+    acceptsInternalTokens: settings.acceptsInternalTokens,
+  });
+  const services: FleetServices = {
+    ...dependencies,
+    agentPackage: new AgentPackage(settings.nodePackagePath),
+    life,
+    polls,
+    presence: new Presence({ database, clock, log }),
+    queue,
+    signer,
+  };
+  queue.register([...life.resultHandlers(), discoveryResults]);
+
+  return {
+    name: 'fleet',
+    operations: {
+      ...nodeOperations(services),
+      ...lifecycleOperations(services),
+      ...enrollmentTokenOperations(services),
+      ...bootstrapOperations(services),
+      ...identityOperations(services),
+      ...taskOperations(services),
+      ...discoveryOperations(services),
+    },
+    periodicJobs: fleetSweeps(queue),
+    lockFreeNodes,
+    queueNodeTask: (tx, ctx, request) => queue.queue(tx, ctx, request),
+    withdrawNodeTask: (tx, ctx, taskId) => queue.withdraw(tx, ctx, taskId),
+    claimsEnded: (tx, ctx, nodeId) => life.claimsEnded(tx, ctx, nodeId),
+    registerTaskResultHandlers: (handlers) => queue.register(handlers),
+    authenticateNode: (credentials) => authenticator.authenticate(credentials),
+    heldPolls: () => polls.size,
+    close: () => polls.close(),
+  };
+}
