@@ -1,0 +1,147 @@
+import { createServer, type Server } from 'node:net';
+import { constants } from 'node:fs';
+import { type FileHandle, mkdir, open, readdir, readFile, rename, rm } from 'node:fs/promises';
+import { join, resolve } from 'node:path';
+import type { AppendLog, StateStore } from './state-store.js';
+
+const OWNER_ONLY = 0o600;
+const TEMPORARY = '.tmp';
+
+/** The directory is already used by another agent, or cannot be used at all. */
+export class StateDirectoryError extends Error {}
+
+/**
+ * Keeps state in files of a directory that only the owner can read. One process at a time may use a directory: two
+ * agents with one identity would run every task twice. The claim ends with the process, however it dies.
+ * Throws a StateDirectoryError.
+ */
+export async function openFileStore(directory: string): Promise<StateStore> {
+  const root = resolve(directory);
+  await mkdir(root, { recursive: true, mode: 0o700 }).catch((cause: unknown) => {
+    throw new StateDirectoryError(`state directory ${root} cannot be made`, { cause });
+  });
+  const claim = await claimDirectory(root);
+  const path = (name: string) => join(root, name);
+
+  for (const name of await readdir(root)) {
+    if (name.endsWith(TEMPORARY)) await rm(path(name), { force: true });
+  }
+
+  return {
+    read: (name) =>
+      readFile(path(name), 'utf8').catch((error: unknown) => {
+        if (isMissing(error)) return null;
+        throw error;
+      }),
+    write: (name, text) => writeWhole(root, name, text),
+    rename: async (from, to) => {
+      await rename(path(from), path(to));
+      await flushDirectory(root);
+    },
+    remove: async (name) => {
+      await rm(path(name), { force: true });
+      await flushDirectory(root);
+    },
+    openLog: (name) => openFileLog(root, name),
+    purge: async () => {
+      for (const name of await readdir(root)) await rm(path(name), { recursive: true, force: true });
+      await flushDirectory(root);
+    },
+    close: () => new Promise((done) => claim.close(() => done())),
+  };
+}
+
+/** A socket in Linux's abstract namespace: the kernel frees the name with the process, so no stale lock remains. */
+function claimDirectory(root: string): Promise<Server> {
+  return new Promise((claimed, refused) => {
+    const server = createServer((connection) => connection.destroy());
+    server.unref();
+    server.once('error', (cause) =>
+      refused(new StateDirectoryError(`state directory ${root} is in use by another agent`, { cause })),
+    );
+    server.listen(`\0gpuaas-node-agent:${root}`, () => claimed(server));
+  });
+}
+
+async function writeWhole(root: string, name: string, text: string): Promise<void> {
+  const temporary = join(root, `${name}${TEMPORARY}`);
+  const handle = await open(temporary, 'w', OWNER_ONLY);
+  try {
+    await handle.writeFile(text);
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+  await rename(temporary, join(root, name));
+  await flushDirectory(root);
+}
+
+async function flushDirectory(root: string): Promise<void> {
+  const handle = await open(root, constants.O_RDONLY | constants.O_DIRECTORY);
+  try {
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+}
+
+async function openFileLog(root: string, name: string): Promise<AppendLog> {
+  const path = join(root, name);
+  let handle: FileHandle = await open(path, 'a+', OWNER_ONLY);
+  await flushDirectory(root);
+  const content = (await handle.readFile('utf8')).toString();
+  let size = Buffer.byteLength(content);
+
+  // One writer at a time, so that lines keep their order; what arrives meanwhile goes out together.
+  let waiting: Array<{ text: string; done: () => void; failed: (error: unknown) => void }> = [];
+  let turn: Promise<void> = Promise.resolve();
+
+  const flushWaiting = async () => {
+    const batch = waiting;
+    waiting = [];
+    if (batch.length === 0) return;
+    const text = batch.map((entry) => entry.text).join('');
+    try {
+      await handle.appendFile(text);
+      await handle.datasync();
+      size += Buffer.byteLength(text);
+      for (const entry of batch) entry.done();
+    } catch (error) {
+      // A part of the batch may be on disk. Cut it off, or the next append would begin in the middle of a line.
+      await handle.truncate(size).catch(() => undefined);
+      for (const entry of batch) entry.failed(error);
+    }
+  };
+  const inTurn = (work: () => Promise<void>): Promise<void> => {
+    const mine = turn.then(work);
+    turn = mine.catch(() => undefined);
+    return mine;
+  };
+
+  return {
+    content,
+    size: () => size,
+    append: (text) =>
+      new Promise((done, failed) => {
+        waiting.push({ text, done, failed });
+        void inTurn(flushWaiting);
+      }),
+    rewrite: (text) =>
+      inTurn(async () => {
+        await flushWaiting();
+        await writeWhole(root, name, text);
+        const replaced = await open(path, 'a+', OWNER_ONLY);
+        await handle.close();
+        handle = replaced;
+        size = Buffer.byteLength(text);
+      }),
+    close: () => inTurn(async () => {
+      await flushWaiting();
+      await handle.close();
+    }),
+  };
+}
+
+function isMissing(error: unknown): boolean {
+  return error instanceof Error && 'code' in error && error.code === 'ENOENT';
+}
