@@ -1,7 +1,7 @@
 import type { NodeId, NodeTaskId } from '@gpuaas/kernel';
-import type { NodeTaskType } from '@gpuaas/node-protocol';
+import { type NodeTaskType, POLL_HOLD_SECONDS } from '@gpuaas/node-protocol';
 import type { DomainModule } from '../../spine/domain.js';
-import type { CallContext, Tx } from '../../spine/operation.js';
+import type { CallContext, Reader, Tx } from '../../spine/operation.js';
 import type { NodePrincipal } from '../../spine/principal.js';
 import { AgentPackage } from './identity/agent-package.js';
 import { NodeAuthenticator, type NodeCredentials } from './identity/node-authenticator.js';
@@ -14,6 +14,7 @@ import { lifecycleOperations } from './operations/lifecycle.js';
 import { nodeOperations } from './operations/nodes.js';
 import { taskOperations } from './operations/tasks.js';
 import type { FleetDependencies, FleetServices } from './services.js';
+import { findListedNode } from './store/nodes.js';
 import { type FreeNode, lockFreeNodes, type PlacementWish } from './store/placement.js';
 import { fleetSweeps } from './sweeps.js';
 import { HeldPolls } from './tasks/held-polls.js';
@@ -34,6 +35,9 @@ export type {
   SkuCatalogPort,
 } from './ports.js';
 export { type Freshness, freshnessOf, freshSince, isSchedulable } from './rules/freshness.js';
+
+import type { NodeStatus } from './rules/node-state.js';
+
 export { type NodeStatus, nodeStatuses } from './rules/node-state.js';
 export type { FleetDependencies } from './services.js';
 export type { FreeNode, PlacementWish } from './store/placement.js';
@@ -57,6 +61,8 @@ export interface FleetDomain extends DomainModule {
   ): Promise<NodeTaskId>;
   /** Takes back a task that no host has seen; false where one has, or it has ended. Its handler is not told. */
   withdrawNodeTask(tx: Tx, ctx: CallContext, taskId: NodeTaskId): Promise<boolean>;
+  /** What a node is sold as and when it was last seen; null for one that is unknown or has left. */
+  findNode(reader: Reader, nodeId: NodeId): Promise<NodeOnSale | null>;
   /** To be called in the transaction that released the last claim on a node. */
   claimsEnded(tx: Tx, ctx: CallContext, nodeId: NodeId): Promise<void>;
   /** Adds who acts on results of node tasks. Once a type, before the first request is served. */
@@ -68,6 +74,23 @@ export interface FleetDomain extends DomainModule {
   /** Ends the polls that wait in this process. */
   close(): void;
 }
+
+export interface NodeOnSale {
+  readonly sku: string;
+  readonly regionCode: string;
+  readonly status: NodeStatus;
+  readonly lastSeenAt: Date | null;
+}
+
+async function nodeOnSale(reader: Reader, nodeId: NodeId): Promise<NodeOnSale | null> {
+  const found = await findListedNode(reader, nodeId);
+  if (found === null) return null;
+  const { sku, regionCode, status } = found.node;
+  return { sku, regionCode, status, lastSeenAt: found.heartbeat?.lastSeenAt ?? null };
+}
+
+/** Default of the hold of a poll, for the settings. */
+export const POLL_HOLD_MILLISECONDS = POLL_HOLD_SECONDS * 1000;
 
 export function createFleetDomain(dependencies: FleetDependencies): FleetDomain {
   const { database, custody, signals, clock, log, settings } = dependencies;
@@ -114,6 +137,7 @@ export function createFleetDomain(dependencies: FleetDependencies): FleetDomain 
     lockFreeNodes,
     queueNodeTask: (tx, ctx, request) => queue.queue(tx, ctx, request),
     withdrawNodeTask: (tx, ctx, taskId) => queue.withdraw(tx, ctx, taskId),
+    findNode: nodeOnSale,
     claimsEnded: (tx, ctx, nodeId) => life.claimsEnded(tx, ctx, nodeId),
     registerTaskResultHandlers: (handlers) => queue.register(handlers),
     authenticateNode: (credentials) => authenticator.authenticate(credentials),

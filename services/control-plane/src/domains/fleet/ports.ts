@@ -52,14 +52,15 @@ export type DialHost = (host: string, port: number) => Promise<boolean>;
 export type RegistryCredentialPort = () => Promise<Schema<'NodeBootstrapRegistryCredential'> | null>;
 
 export interface FleetSettings {
-  /** where hosts reach the control plane: the listener that asks for their certificate */
-  readonly nodeApiUrl: string;
+  /** where hosts reach the control plane: the listener that asks for their certificate; known once it stands */
+  nodeApiUrl(): string;
   /** where hosts reach the terminal relay */
-  readonly terminalApiUrl: string;
+  terminalApiUrl(): string;
   /** PEM of the anchors that prove the server at nodeApiUrl; null where the host's own store does */
   readonly apiCaBundlePem: string | null;
   /** the built package of the node agent */
   readonly nodePackagePath: string;
+  /** the account that hosts are installed with */
   readonly sshUsername: string;
   /** development only: nodes may also identify themselves by the token that came with their certificate */
   readonly acceptsInternalTokens: boolean;

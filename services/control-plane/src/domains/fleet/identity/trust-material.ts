@@ -25,8 +25,8 @@ export async function trustMaterial(
   const signingKeys = await services.signer.trustedKeys();
   const caBundlePem = settings.apiCaBundlePem;
   return {
-    apiUrl: address(wish.runtimeApiUrl, settings.nodeApiUrl, 'runtime_api_url'),
-    terminalApiUrl: address(wish.terminalApiUrl, settings.terminalApiUrl, 'terminal_api_url'),
+    apiUrl: address(wish.runtimeApiUrl, settings.nodeApiUrl(), 'runtime_api_url'),
+    terminalApiUrl: address(wish.terminalApiUrl, settings.terminalApiUrl(), 'terminal_api_url'),
     caBundlePem,
     nodeCaBundlePem,
     signingKeys,

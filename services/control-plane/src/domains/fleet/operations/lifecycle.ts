@@ -29,7 +29,7 @@ type Mutation = Schema<'V3PlatformNodeLifecycleMutationResponse'>;
 
 /** Taking nodes out of service and out of the fleet, and back. */
 export function lifecycleOperations(services: FleetServices): OperationHandlers {
-  const { life, queue } = services;
+  const { life } = services;
 
   /** Locks the node and asks the rule; refuses with the node's status where the rule says no. */
   const decided = async (tx: Tx, nodeId: string, decide: (facts: NodeFacts) => LifecycleDecision) => {
@@ -233,10 +233,9 @@ function mutation(
     task_type: task?.type ?? null,
     recovery_action: recovery,
     correlation_id: ctx.correlationId,
-    evidence_href: evidenceHref(node.id),
+    evidence_href: `/api/v1/platform/evidence/audit?correlation_id=${encodeURIComponent(ctx.correlationId)}`,
     task_href: task === null ? null : nodeHref(node.id),
   };
 }
 
 const nodeHref = (nodeId: NodeId): string => `/api/v1/platform/lifecycle/nodes/${nodeId}`;
-const evidenceHref = (nodeId: NodeId): string => `/api/v1/platform/evidence/audit?target_id=${nodeId}`;

@@ -275,14 +275,13 @@ export async function listNodes(
   return rows.map(listedNodeOf);
 }
 
-/** A node of the fleet with its last heartbeat. Refuses (404) one that is unknown or has left. */
-export async function getListedNode(reader: Reader, id: NodeId): Promise<ListedNode> {
+/** A node of the fleet with its last heartbeat; null for one that is unknown or has left. */
+export async function findListedNode(reader: Reader, id: NodeId): Promise<ListedNode | null> {
   const row = await withHeartbeat(reader)
     .where('nodes.id', '=', id)
     .where('nodes.removed_at', 'is', null)
     .executeTakeFirst();
-  if (row === undefined) throw refuse('node_not_found');
-  return listedNodeOf(row);
+  return row === undefined ? null : listedNodeOf(row);
 }
 
 export async function findHeartbeat(reader: Reader, id: NodeId): Promise<Date | null> {

@@ -1,5 +1,6 @@
 import type { Clock, Logger, NodeId } from '@gpuaas/kernel';
 import type { Reader } from '../../../spine/operation.js';
+import { jobContext } from '../../../spine/periodic-jobs.js';
 import { inTransaction } from '../../../spine/transaction.js';
 import { publishStatusChange } from '../events.js';
 import { statusesMovedBy } from '../rules/node-state.js';
@@ -7,7 +8,6 @@ import { markCertificatesUsed } from '../store/certificates.js';
 import { type Heartbeat, upsertHeartbeats } from '../store/heartbeats.js';
 import { moveNodes } from '../store/nodes.js';
 import { extendLeases } from '../store/tasks.js';
-import { systemContext } from '../system-context.js';
 import { Batch } from './batch.js';
 
 /** What a poll says of its node. */
@@ -52,7 +52,7 @@ export class Presence {
       poll.certificateSerial === null || this.#usedSerials.has(poll.certificateSerial) ? [] : [poll.certificateSerial],
     );
     await inTransaction(this.#database, async (tx) => {
-      const ctx = systemContext('fleet.presence', this.#clock, this.#log);
+      const ctx = jobContext('fleet.presence', { clock: this.#clock, log: this.#log });
       await upsertHeartbeats(
         tx,
         sorted.map((poll) => ({ ...poll, seenAt: now })),
