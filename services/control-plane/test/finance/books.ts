@@ -40,6 +40,8 @@ export interface Books {
   stop(allocationId: AllocationId): Promise<void>;
   /** one run of the rater */
   rate(signal?: AbortSignal): Promise<void>;
+  /** one run of the depletion sweep */
+  sweep(): Promise<void>;
   close(): Promise<void>;
 }
 
@@ -57,6 +59,11 @@ export async function openBooks(): Promise<Books> {
     log: createLogger({ program: 'test', level: 'silent' }),
     actorIp: null,
     userAgent: null,
+  };
+  const run = async (name: string, signal = new AbortController().signal) => {
+    const job = finance.periodicJobs?.find((candidate) => candidate.name === name);
+    if (!job) throw new Error(`no job ${name}`);
+    await job.run(db, ctx, signal);
   };
   return {
     database,
@@ -105,11 +112,8 @@ export async function openBooks(): Promise<Books> {
     },
     stop: (allocationId) =>
       inTransaction(db, (tx) => finance.metering.stop(tx, ctx, { allocationId, endedAt: clock.now() })),
-    async rate(signal = new AbortController().signal) {
-      const rater = finance.periodicJobs?.find((job) => job.name === 'finance.rater');
-      if (!rater) throw new Error('no rater');
-      await rater.run(db, ctx, signal);
-    },
+    rate: (signal) => run('finance.rater', signal),
+    sweep: () => run('finance.depletion'),
     close: () => database.drop(),
   };
 }

@@ -2,9 +2,10 @@ import type { Clock } from '@gpuaas/kernel';
 import type { DomainModule } from '../../spine/domain.js';
 import type { Reader } from '../../spine/operation.js';
 import type { Policies } from '../../spine/policy-registry.js';
+import { createDepletionWatch } from './depletion.js';
 import { createFundsGate, type FundsGate } from './funds-gate.js';
 import { type Metering, metering } from './metering.js';
-import { adminAdjustBalance, getBillingBalance } from './operations/balance.js';
+import { createAdminAdjustBalance, getBillingBalance } from './operations/balance.js';
 import { adminSetFinancialRestriction } from './operations/restrictions.js';
 import { adminDryRunShadowRating } from './operations/shadow-rating.js';
 import {
@@ -36,11 +37,12 @@ export interface FinanceDomain extends DomainModule {
 
 export function createFinanceDomain(dependencies: FinanceDependencies): FinanceDomain {
   const { clock, policies } = dependencies;
+  const depletion = createDepletionWatch({ policies });
   return {
     name: 'finance',
     operations: {
       getBillingBalance,
-      adminAdjustBalance,
+      adminAdjustBalance: createAdminAdjustBalance(depletion),
       listBillingUsage,
       exportBillingUsageCsv,
       listBillingRatedUsage,
@@ -50,6 +52,7 @@ export function createFinanceDomain(dependencies: FinanceDependencies): FinanceD
     },
     periodicJobs: [
       createRater({ windowSeconds: (reader) => policies.policyNumber(reader, 'billing.window_seconds', {}) }),
+      depletion.sweep,
     ],
     fundsGate: createFundsGate({ clock }),
     metering,

@@ -324,13 +324,14 @@ CREATE TABLE wallet_postures (
   -- since when; the window of "one warning a transition"
   since timestamptz(3) NOT NULL,
   projected_depletion_at timestamptz(3),
-  -- set when the release of everything this wallet pays for was asked for, once a depletion
+  -- when the release of what runs on this wallet was last asked for in this depletion
   release_requested_at timestamptz(3),
   updated_at timestamptz(3) NOT NULL,
   PRIMARY KEY (tenant_id, user_id, currency)
 );
 -- only wallets that are not well need a second look when nothing runs any more
-CREATE INDEX wallet_postures_unwell ON wallet_postures (updated_at) WHERE posture <> 'healthy';
+CREATE INDEX wallet_postures_unwell ON wallet_postures (tenant_id, currency) WHERE posture <> 'healthy';
+CREATE INDEX wallet_postures_user ON wallet_postures (user_id);
 
 CREATE TABLE posture_transitions (
   id uuid PRIMARY KEY,

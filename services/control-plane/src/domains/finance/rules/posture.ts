@@ -1,3 +1,6 @@
+import { assertNever } from '@gpuaas/kernel';
+import type { RestrictionState } from './restriction.js';
+
 export const POSTURES = ['healthy', 'low_balance', 'auto_release_pending', 'depleted'] as const;
 /** How far a wallet is from running dry. */
 export type WalletPosture = (typeof POSTURES)[number];
@@ -25,6 +28,7 @@ export interface PostureDecision {
 
 /** One hour: what a launch needs at least, so that a wallet which just afforded one is told at once. */
 export const DEPLETION_NOTICE_MILLISECONDS = 3_600_000;
+const RELEASE_REPEAT_MILLISECONDS = 15 * 60_000;
 
 /**
  * The posture that follows from the last one and a reading.
@@ -62,6 +66,39 @@ export function projectDepletion(reading: WalletReading, now: Date): Date | null
 /** Prepaid money that is gone ends what runs; where the site lends credit, only new launches are barred. */
 export function defaultDepletionAction(creditLimitMinor: bigint): DepletionAction {
   return creditLimitMinor > 0n ? 'restrict' : 'force_release';
+}
+
+/**
+ * Whether the release of what runs on a depleted wallet is to be asked for (again): what was asked for may have failed
+ * or met a host that was away.
+ */
+export function isReleaseDue(
+  reading: WalletReading & { readonly releaseRequestedAt: Date | null },
+  now: Date,
+): boolean {
+  if (reading.burnMinorPerHour <= 0n) return false;
+  const asked = reading.releaseRequestedAt;
+  return asked === null || now.getTime() - asked.getTime() >= RELEASE_REPEAT_MILLISECONDS;
+}
+
+/** What automation says of a person whose worst wallet is in this posture. */
+export function restrictionOf(posture: WalletPosture): RestrictionState {
+  switch (posture) {
+    case 'healthy':
+      return 'healthy';
+    case 'low_balance':
+    case 'auto_release_pending':
+      return 'at_risk';
+    case 'depleted':
+      return 'restricted';
+    default:
+      return assertNever(posture);
+  }
+}
+
+/** The worst of several postures; healthy where there is none. */
+export function worstPosture(postures: readonly WalletPosture[]): WalletPosture {
+  return POSTURES[Math.max(0, ...postures.map((posture) => POSTURES.indexOf(posture)))] ?? 'depleted';
 }
 
 function idlePosture(from: WalletPosture, reading: WalletReading, limits: PostureLimits): WalletPosture {

@@ -31,6 +31,21 @@ export async function restrictionsOf(
   return rows.map(stored);
 }
 
+/** What one source says of a scope; null where it never said anything. */
+export async function findRestrictionState(
+  reader: Reader,
+  place: Pick<RestrictionChange, 'scopeType' | 'scopeId' | 'source'>,
+): Promise<RestrictionState | null> {
+  const row = await reader
+    .selectFrom('financial_restrictions')
+    .select('state')
+    .where('scope_type', '=', place.scopeType)
+    .where('scope_id', '=', place.scopeId)
+    .where('source', '=', place.source)
+    .executeTakeFirst();
+  return row?.state ?? null;
+}
+
 export interface RestrictionChange {
   readonly scopeType: RestrictionScopeType;
   readonly scopeId: string;
