@@ -1,5 +1,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { DBOS } from '@dbos-inc/dbos-sdk';
+import { migrateSystemDatabase } from '@dbos-inc/dbos-sdk/internal/system_database';
+import { GlobalLogger } from '@dbos-inc/dbos-sdk/internal/telemetry/logs';
 import { errorChain, type Logger, redactText } from '@gpuaas/kernel';
 import { type Kysely, sql } from 'kysely';
 import pg from 'pg';
@@ -62,8 +64,10 @@ export interface WorkflowStep {
 }
 
 /** Makes or updates the tables of the workflow engine (schema `dbos`). `url` must be the owner's login. */
-export async function migrateWorkflowEngine(url: string): Promise<void> {
-  await DBOS.migrate(url, { applicationRole: APPLICATION_ROLE });
+export async function migrateWorkflowEngine(url: string, log?: Logger): Promise<void> {
+  // DBOS.migrate does the same, but writes each grant to standard output.
+  const logger = new GlobalLogger(undefined, { logger: log ? engineLog(log) : SILENT });
+  await migrateSystemDatabase(url, logger, 'dbos', APPLICATION_ROLE);
 }
 
 /**
@@ -436,6 +440,9 @@ async function stepsOf(db: Kysely<Database>, workflowId: string): Promise<readon
     endedAt: step.completedAtEpochMs === undefined ? null : new Date(step.completedAtEpochMs),
   }));
 }
+
+const nothing = (): void => undefined;
+const SILENT = { debug: nothing, info: nothing, warn: nothing, error: nothing };
 
 /** The engine's own messages are about itself: below ours in weight. */
 function engineLog(log: Logger) {
