@@ -1,3 +1,4 @@
+import type { OperatorOutcome } from '../domains/identity/index.js';
 import type { ControlPlane } from './control-plane.js';
 
 /**
@@ -7,6 +8,6 @@ import type { ControlPlane } from './control-plane.js';
 export async function ensureAdministrator(
   controlPlane: ControlPlane,
   administrator: { readonly username: string; readonly password: string },
-): Promise<'created' | 'kept'> {
-  return controlPlane.domains.ensureOperator(administrator);
+): Promise<OperatorOutcome> {
+  return controlPlane.domains.identity.ensureOperator(administrator);
 }

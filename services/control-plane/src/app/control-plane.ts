@@ -16,7 +16,7 @@ import { startRelay } from '../spine/relay.js';
 import { createSignals } from '../spine/signals.js';
 import { startWorkflowEngine } from '../spine/workflow-engine.js';
 import { APPLICATION_VERSION } from './build.js';
-import { composeDomains, type DomainSettings } from './compose.js';
+import { composeDomains, type DomainSettings, type Domains } from './compose.js';
 import { rateLimits } from './rate-limits.js';
 import type { Role } from './settings.js';
 
@@ -51,11 +51,13 @@ export interface ControlPlane {
   /** of the TLS listener for hosts; null in a process that serves no API */
   readonly nodeUrl: string | null;
   readonly metricsUrl: string | null;
-  readonly domains: ReturnType<typeof composeDomains>;
+  readonly domains: Domains;
   /** Takes no new work, finishes what is in flight, and gives back every lease and connection. May be repeated. */
   close(): Promise<void>;
 }
 
+/** Of a site that has not said under which address it is known. */
+const TOKEN_ISSUER = 'gpuaas';
 const SERVER_CERTIFICATE_SECONDS = 365 * 24 * 3600;
 
 /** Starts the parts of the control plane that `roles` name, in this process, on a migrated database. */
@@ -100,7 +102,7 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
     // The address is part of what domains tell others, and with port 0 it is known only once the listener stands.
     const nodeAddress = { url: nodePublicUrl.origin };
 
-    const domains = await composeDomains({
+    const domains = composeDomains({
       db: primary,
       custody,
       policies,
@@ -108,10 +110,13 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
       signals,
       clock,
       log,
+      tokenIssuer: options.api.publicUrl ?? TOKEN_ISSUER,
       nodeApiUrl: () => nodeAddress.url,
       acceptsInternalTokens: options.nodes.authentication === 'mtls_or_bearer',
       settings: options.domains,
     });
+    await domains.start();
+    undo.unshift(() => domains.close());
 
     if (roles.has('worker')) {
       const engine = await startWorkflowEngine({
@@ -122,7 +127,13 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
         log,
       });
       undo.unshift(() => engine.stop());
-      const relay = startRelay({ db: primary, subscribers: domains.subscribers, signals, clock, log });
+      const relay = startRelay({
+        db: primary,
+        subscribers: [...domains.subscribers, ...engine.subscribers],
+        signals,
+        clock,
+        log,
+      });
       undo.unshift(() => relay.stop());
       const jobs = startPeriodicJobs({ db: primary, jobs: domains.periodicJobs, clock, log });
       undo.unshift(() => jobs.stop());

@@ -24,7 +24,6 @@ export function createHttpServer(options: {
 }): FastifyInstance {
   const server: FastifyInstance = fastify({
     logger: false,
-    disableRequestLogging: true,
     bodyLimit: MAXIMUM_BODY_BYTES,
     trustProxy: options.trustedProxies.length > 0 ? [...options.trustedProxies] : false,
     // Held polls last 25 s; a keep-alive shorter than that would close connections under them.
