@@ -1,0 +1,270 @@
+import type { Schema } from '@gpuaas/contract';
+import {
+  type AllocationId,
+  type NodeId,
+  newId,
+  type OperationRunId,
+  type ProjectId,
+  type ServiceAccountId,
+  type UserId,
+} from '@gpuaas/kernel';
+import type { CallContext, Tx } from '../../../spine/operation.js';
+import type { Policies } from '../../../spine/policy-registry.js';
+import { RetryTransaction, sqlState } from '../../../spine/transaction.js';
+import type { IdentityPort, LockedNode } from '../ports.js';
+import { type LifecycleServices, operationDeadline, publishAllocation, runtimeOf } from '../provisioning/lifecycle.js';
+import {
+  capacityReason,
+  decideBundle,
+  decideConcurrency,
+  decideImage,
+  decideSku,
+  refuseCapacity,
+} from '../rules/admission.js';
+import { CONCURRENCY_POLICY } from '../rules/limits.js';
+import { OPERATION_DEADLINE_SECONDS } from '../rules/operation-state.js';
+import { billingUnits, hourlyMinor } from '../rules/rate.js';
+import { type CapacityShape, decideGpuCount, type ResourceClass, type SkuFacts, shapeOf } from '../rules/sku.js';
+import {
+  countLiveAllocations,
+  insertAllocations,
+  lockUserAdmissions,
+  type NewAllocation,
+} from '../store/allocations.js';
+import { imageFacts, shareImageBySlug } from '../store/os-images.js';
+import { type BundleRow, bundleFacts, findBundle, insertPendingBundle } from '../store/runtime-bundles.js';
+import { type SkuRow, shareSku, skuFacts } from '../store/skus.js';
+import { hasUnclaimedHost } from '../views/capacity.js';
+import { fundsGate, pass, refusalOf } from './refusals.js';
+
+export interface AdmissionServices extends LifecycleServices {
+  readonly identity: IdentityPort;
+  readonly policies: Pick<Policies, 'policyNumber'>;
+}
+
+/** What someone wants to launch; every way to launch is translated to one of these. */
+export interface AdmissionIntent {
+  readonly projectId: ProjectId;
+  /** whose quota, money and account it is */
+  readonly userId: UserId;
+  readonly serviceAccountId: ServiceAccountId | null;
+  readonly sku: string;
+  /** what the caller takes the SKU for, where it says so */
+  readonly resourceClass: ResourceClass | null;
+  readonly shape: CapacityShape | null;
+  /** GPUs of one allocation; null leaves it to the SKU */
+  readonly gpuCount: number | null;
+  readonly count: number;
+  /** with less room than this nothing is created */
+  readonly atLeast: number;
+  readonly nodeId: NodeId | null;
+  readonly regionCode: string | null;
+  readonly osImageSlug: string | null;
+  /** null takes the keys that the person uses by default */
+  readonly sshKeyIds: readonly string[] | null;
+  readonly runtimeBundle: { readonly id: string | null; readonly slug: string | null } | null;
+  readonly schedulerType: Schema<'Allocation'>['scheduler_type'];
+  readonly schedulerRequest: Readonly<Record<string, unknown>>;
+  readonly name: string | null;
+}
+
+export interface Admission {
+  /** in the order of placement; at least `atLeast`, at most `count` */
+  readonly allocations: readonly { readonly id: AllocationId; readonly operationId: OperationRunId }[];
+  readonly requested: number;
+}
+
+const UNIQUE_VIOLATION = '23505';
+const EXCLUSION_VIOLATION = '23P01';
+
+/**
+ * The one way into hardware: checks every rule, sets the money aside, takes the hosts and tells them, in the caller's
+ * transaction. Rules apply to the full number asked for; only room may fall short, down to `atLeast`.
+ *
+ * The order of the steps is the order of the locks, for everyone: project, SKU, image, person, wallet, nodes (by
+ * fleet's order), claims. Throws the first refusal; a rival's claim that comes first makes it a RetryTransaction.
+ */
+export async function admit(
+  tx: Tx,
+  ctx: CallContext,
+  services: AdmissionServices,
+  intent: AdmissionIntent,
+): Promise<Admission> {
+  const now = ctx.clock.now();
+  const project = await services.identity.shareProject(tx, intent.projectId);
+
+  const row = await shareSku(tx, intent.sku);
+  const sku = row ? skuFacts(row) : null;
+  pass(decideSku(sku, intent));
+  if (!row || !sku) throw new Error('an unknown SKU has passed its gate');
+  const gpus = decideGpuCount(sku, intent.gpuCount);
+  if (!gpus.ok) throw new Error('a number of GPUs that is not offered has passed its gate');
+
+  const image = intent.osImageSlug === null ? undefined : await shareImageBySlug(tx, intent.osImageSlug);
+  pass(decideImage(intent.osImageSlug, image ? imageFacts(image) : null, sku));
+  const keys = await services.identity.sshKeysFor(tx, {
+    userId: intent.userId,
+    projectId: intent.projectId,
+    ids: intent.sshKeyIds,
+  });
+  const bundle = await bundleOf(tx, intent, sku);
+  const account = await services.identity.posixIdentityOf(tx, intent.userId);
+
+  await lockUserAdmissions(tx, intent.userId);
+  const maximum = await services.policies.policyNumber(tx, CONCURRENCY_POLICY, {
+    userId: intent.userId,
+    projectId: intent.projectId,
+    tenantId: project.tenantId,
+  });
+  const current = await countLiveAllocations(tx, intent.userId);
+  pass(decideConcurrency({ maximum, current, wanted: intent.count }));
+
+  const wanted = Array.from({ length: intent.count }, () => newId<'allocation'>());
+  const hourly = hourlyMinor(sku, gpus.gpus);
+  pass(
+    fundsGate(
+      await services.funds.holdMany(
+        tx,
+        wanted.map((allocationId) => ({
+          tenantId: project.tenantId,
+          userId: intent.userId,
+          projectId: intent.projectId,
+          hourlyMinor: hourly,
+          currency: sku.currency,
+          allocationId,
+        })),
+      ),
+    ),
+  );
+
+  const hosts = await takeHosts(tx, services, intent, sku, now);
+  if (hosts.length < intent.atLeast) {
+    const unclaimed = (await hasUnclaimedHost(tx, intent)) ? 1 : 0;
+    throw refusalOf(refuseCapacity(sku.sku, capacityReason({ free: hosts.length, unclaimed })));
+  }
+  for (const unplaced of wanted.slice(hosts.length)) await services.funds.release(tx, unplaced);
+
+  const allocations = hosts.map((host, index): NewAllocation => {
+    const id = wanted[index];
+    if (id === undefined) throw new Error('more hosts were taken than asked for');
+    return {
+      id,
+      operationId: newId(),
+      claimId: newId(),
+      tenantId: project.tenantId,
+      projectId: intent.projectId,
+      requestedByUserId: intent.userId,
+      serviceAccountId: intent.serviceAccountId,
+      name: intent.name,
+      schedulerType: intent.schedulerType,
+      schedulerRequest: intent.schedulerRequest,
+      capacityShape: shapeOf(sku.resourceClass),
+      sku: sku.sku,
+      skuSnapshot: snapshotOf(row),
+      gpusTotal: sku.acceleratorCount === null ? host.gpusTotal : gpus.gpus,
+      billingUnit: sku.billingUnit,
+      billingUnits: billingUnits(sku, gpus.gpus),
+      unitPriceMinor: sku.unitPriceMinor,
+      currency: sku.currency,
+      osImageId: image?.id ?? null,
+      node: host,
+      username: account.username,
+      uid: account.uid,
+      keys,
+      correlationId: ctx.correlationId,
+      deadlineAt: operationDeadline(now),
+    };
+  });
+  await insertPlaced(tx, allocations, now);
+
+  for (const allocation of allocations) {
+    if (bundle) {
+      await insertPendingBundle(
+        tx,
+        { allocationId: allocation.id, projectId: intent.projectId, userId: intent.userId, bundleId: bundle.id },
+        now,
+      );
+    }
+    await services.fleet.queueNodeTask(tx, ctx, {
+      nodeId: allocation.node.nodeId,
+      type: 'allocation.provision_user',
+      params: {
+        ...runtimeOf(allocation),
+        authorized_keys: keys.map((key) => ({ managed_key_id: key.id, public_key: key.publicKey })),
+        key_set_version: FIRST_KEY_SET,
+      },
+      operationId: allocation.operationId,
+      subjectType: 'allocation',
+      subjectId: allocation.id,
+      expiresInSeconds: OPERATION_DEADLINE_SECONDS,
+    });
+    await publishAllocation(
+      tx,
+      ctx,
+      'requested',
+      { ...allocation, currentOperationId: allocation.operationId, status: 'requested' },
+      { sku: sku.sku, node_id: allocation.node.nodeId },
+    );
+  }
+  return {
+    allocations: allocations.map(({ id, operationId }) => ({ id, operationId })),
+    requested: intent.count,
+  };
+}
+
+/** The version of the key set that an allocation begins with. */
+const FIRST_KEY_SET = 1;
+
+async function bundleOf(tx: Tx, intent: AdmissionIntent, sku: SkuFacts): Promise<BundleRow | null> {
+  if (intent.runtimeBundle === null) return null;
+  const bundle = await findBundle(tx, intent.runtimeBundle);
+  pass(decideBundle(bundle ? bundleFacts(bundle) : null, sku.acceleratorVendor));
+  return bundle ?? null;
+}
+
+/** Locks the hosts. Slices and VMs come from slots and provider pools, and the fleet has none of either. */
+function takeHosts(
+  tx: Tx,
+  services: AdmissionServices,
+  intent: AdmissionIntent,
+  sku: SkuFacts,
+  now: Date,
+): Promise<readonly LockedNode[]> {
+  if (shapeOf(sku.resourceClass) !== 'baremetal') return Promise.resolve([]);
+  return services.fleet.lockFreeNodes(tx, {
+    sku: sku.sku,
+    regionCode: intent.regionCode,
+    count: intent.count,
+    nodeId: intent.nodeId,
+    now,
+  });
+}
+
+async function insertPlaced(tx: Tx, allocations: readonly NewAllocation[], now: Date): Promise<void> {
+  try {
+    await insertAllocations(tx, allocations, now);
+  } catch (error) {
+    const state = sqlState(error);
+    if (state === UNIQUE_VIOLATION || state === EXCLUSION_VIOLATION) {
+      throw new RetryTransaction('another launch has claimed the host first', { cause: error });
+    }
+    throw error;
+  }
+}
+
+/** What of the catalogue an allocation keeps for its own history. */
+function snapshotOf(row: SkuRow): Record<string, unknown> {
+  return {
+    display_name: row.display_name,
+    vendor: row.vendor,
+    family_id: row.family_id,
+    family_version: row.family_version,
+    resource_class: row.resource_class,
+    scheduling_unit: row.scheduling_unit,
+    accelerator_vendor: row.accelerator_vendor,
+    accelerator_model: row.accelerator_model,
+    accelerator_count: row.accelerator_count,
+    vcpu_count: row.vcpu_count,
+    memory_mib: row.memory_mib,
+  };
+}

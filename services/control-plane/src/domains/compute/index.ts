@@ -1,0 +1,104 @@
+import type { ProjectId } from '@gpuaas/kernel';
+import type { DomainModule } from '../../spine/domain.js';
+import type { CallContext, Reader, Tx } from '../../spine/operation.js';
+import { type Admission, type AdmissionIntent, type AdmissionServices, admit } from './admission/admit.js';
+import { accessGrantOperations } from './operations/access-grants.js';
+import { allocationOperations } from './operations/allocations.js';
+import { groupOperations } from './operations/groups.js';
+import { launchOperations } from './operations/launch.js';
+import { nodeOperations } from './operations/nodes.js';
+import { operatorOperations } from './operations/operator.js';
+import { osImageOperations } from './operations/os-images.js';
+import { skuOperations } from './operations/skus.js';
+import { taskOperations } from './operations/tasks.js';
+import { accessSubscribers } from './provisioning/access-events.js';
+import { lostRuntimesJob, overdueOperationsJob } from './provisioning/sweeps.js';
+import { type AllocationTaskResults, createTaskResults } from './provisioning/task-results.js';
+import { countProjectUse } from './store/allocations.js';
+import { findSku as findSkuRow } from './store/skus.js';
+import { occupancyOf } from './views/occupancy.js';
+
+export type { Admission, AdmissionIntent } from './admission/admit.js';
+export type {
+  FinishedNodeTask,
+  FleetPort,
+  FundsDecision,
+  FundsPort,
+  FundsRequest,
+  IdentityPort,
+  LiveProject,
+  LockedNode,
+  MeteringPort,
+  NodeTaskOutcome,
+  NodeTaskRequest,
+  SshKey,
+} from './ports.js';
+export type { ProvisioningEvent } from './provisioning/lifecycle.js';
+export { type NodeOccupancy, occupancyOf } from './views/occupancy.js';
+
+export type ComputeDependencies = AdmissionServices;
+
+/** What others may know of a SKU. */
+export interface SkuOffer {
+  readonly code: string;
+  readonly active: boolean;
+  /** GPUs of a whole host; null where the SKU does not say */
+  readonly acceleratorCount: number | null;
+  readonly acceleratorVendor: string | null;
+  readonly acceleratorModel: string | null;
+}
+
+/** Allocations, the catalogue and placement, as the composition root and the other domains see them. */
+export interface ComputeDomain extends DomainModule {
+  /** The one way into hardware; see admission/admit.ts. */
+  admit(tx: Tx, ctx: CallContext, intent: AdmissionIntent): Promise<Admission>;
+  /** Who holds these nodes whole. */
+  readonly occupancyOf: typeof occupancyOf;
+  findSku(reader: Reader, code: string): Promise<SkuOffer | null>;
+  /** What a project still runs or occupies, by kind. */
+  projectUsage(tx: Tx, projectId: ProjectId): Promise<Readonly<Record<string, number>>>;
+  /** To be registered with the fleet before the first request is served. */
+  readonly taskResultHandlers: readonly AllocationTaskResults[];
+}
+
+/** What of a SKU other domains may ask without the rest of compute. */
+export async function findSku(reader: Reader, code: string): Promise<SkuOffer | null> {
+  const row = await findSkuRow(reader, code);
+  if (!row) return null;
+  return {
+    code: row.sku,
+    active: row.active,
+    acceleratorCount: row.accelerator_count,
+    acceleratorVendor: row.accelerator_vendor,
+    acceleratorModel: row.accelerator_model,
+  };
+}
+
+/** What a project still runs, or holds after a failure: while there is any, the project cannot go. */
+export async function projectUsage(tx: Tx, projectId: ProjectId): Promise<Readonly<Record<string, number>>> {
+  return { allocations: await countProjectUse(tx, projectId) };
+}
+
+export function createComputeDomain(dependencies: ComputeDependencies): ComputeDomain {
+  return {
+    name: 'compute',
+    operations: {
+      ...skuOperations,
+      ...osImageOperations,
+      ...nodeOperations,
+      ...taskOperations,
+      ...allocationOperations(dependencies),
+      ...accessGrantOperations(dependencies),
+      ...groupOperations(dependencies),
+      ...launchOperations(dependencies),
+      ...operatorOperations(dependencies),
+    },
+    subscribers: accessSubscribers(dependencies.fleet),
+    periodicJobs: [overdueOperationsJob(dependencies), lostRuntimesJob(dependencies, dependencies.policies)],
+    admit: (tx, ctx, intent) => admit(tx, ctx, dependencies, intent),
+    occupancyOf,
+    findSku,
+    projectUsage,
+    taskResultHandlers: [createTaskResults(dependencies)],
+  };
+}

@@ -1,0 +1,144 @@
+import type { RequestBody, Schema } from '@gpuaas/contract';
+import { HEARTBEAT_FRESH_SECONDS } from '@gpuaas/node-protocol';
+import {
+  type CommandContext,
+  command,
+  type OperationHandlers,
+  query,
+  type Reader,
+  type Tx,
+} from '../../../spine/operation.js';
+import { POLICY_DEFINITIONS, type Policies, setPolicyValue } from '../../../spine/policy-registry.js';
+import { Refusal, refuse } from '../../../spine/refusal.js';
+import { toWireTime } from '../../../spine/wire.js';
+import type { AdmissionServices } from '../admission/admit.js';
+import { beginRelease, release } from '../provisioning/lifecycle.js';
+import { decideForceCleanup } from '../rules/force-cleanup.js';
+import { CONCURRENCY_POLICY } from '../rules/limits.js';
+import { hasOpenClaims, type LockedAllocation, lockAllocation } from '../store/allocations.js';
+import { appendLimitVersion, findLatestLimitVersion } from '../store/limit-versions.js';
+import { claimedAllocationView, getClaimedAllocation } from '../views/allocation-view.js';
+import { lastSignOfLife } from '../views/lost-runtimes.js';
+import { findQueuedTask } from '../views/node-tasks.js';
+import { auditLifecycle, mutationResult } from './allocations.js';
+
+/** What operators do to allocations of every tenant, and the limit that holds for all of them. */
+export function operatorOperations(services: AdmissionServices) {
+  return {
+    adminForceReleaseAllocation: command<'adminForceReleaseAllocation'>(async ({ tx, ctx, path, body }) => {
+      const before = await lockAny(tx, path.allocation_id);
+      const after = await beginRelease(tx, ctx, services, before, { forced: true, reason: body.reason });
+      await auditLifecycle(tx, ctx, 'allocation.force_release', before, after, { reason: body.reason });
+      return { status: 202, body: await releaseResponse(tx, ctx, before, after) };
+    }),
+
+    /** An operator's word in place of the proof that a silent host cannot give. */
+    adminForceCleanupAllocation: command<'adminForceCleanupAllocation'>(async ({ tx, ctx, path, body }) => {
+      const before = await lockAny(tx, path.allocation_id);
+      const decision = decideForceCleanup({
+        status: before.status,
+        occupies: await hasOpenClaims(tx, before.id),
+        verifiedAbsent: body.runtime_verified_absent === true,
+        hostResponds: await responds(tx, ctx, before),
+      });
+      if (!decision.ok) {
+        throw new Refusal(decision.code, {
+          status: decision.status,
+          details: { reason: decision.reason, current_status: before.status },
+          message: decision.message,
+        });
+      }
+      // Nobody has to clean up any more; a host that comes back must not do it to whoever is there by then.
+      const teardown = await findQueuedTask(tx, before.id, before.currentOperationId);
+      if (teardown !== null) await services.fleet.withdrawNodeTask(tx, ctx, teardown);
+      const after = await release(tx, ctx, services, before);
+      await auditLifecycle(tx, ctx, 'allocation.force_cleanup', before, after, {
+        reason: body.reason,
+        runtime_verified_absent: true,
+      });
+      return { status: 200, body: await releaseResponse(tx, ctx, before, after) };
+    }),
+
+    adminGetAllocationConcurrencyPolicy: query<'adminGetAllocationConcurrencyPolicy'>(async ({ db }) => ({
+      status: 200,
+      body: await policyView(db, services.policies),
+    })),
+    getV3PlatformConfigAllocationConcurrencyPolicyCompat: query<'getV3PlatformConfigAllocationConcurrencyPolicyCompat'>(
+      async ({ db }) => ({ status: 200, body: await policyView(db, services.policies) }),
+    ),
+
+    adminSetAllocationConcurrencyPolicy: command<'adminSetAllocationConcurrencyPolicy'>(async ({ tx, ctx, body }) => ({
+      status: 200,
+      body: await setLimit(tx, ctx, services.policies, body),
+    })),
+    setV3PlatformConfigAllocationConcurrencyPolicyCompat:
+      command<'setV3PlatformConfigAllocationConcurrencyPolicyCompat'>(async ({ tx, ctx, body }) => ({
+        status: 200,
+        body: await setLimit(tx, ctx, services.policies, body),
+      })),
+  } satisfies OperationHandlers;
+}
+
+async function lockAny(tx: Tx, id: string): Promise<LockedAllocation> {
+  const allocation = await lockAllocation(tx, id);
+  if (!allocation) throw refuse('allocation_not_found');
+  return allocation;
+}
+
+async function responds(tx: Tx, ctx: CommandContext, allocation: LockedAllocation): Promise<boolean> {
+  if (allocation.nodeId === null) return false;
+  const lastSeenAt = await lastSignOfLife(tx, allocation.nodeId);
+  return lastSeenAt !== null && ctx.clock.now().getTime() - lastSeenAt.getTime() <= HEARTBEAT_FRESH_SECONDS * 1000;
+}
+
+async function releaseResponse(
+  tx: Tx,
+  ctx: CommandContext,
+  before: LockedAllocation,
+  after: LockedAllocation,
+): Promise<Schema<'ReleaseAllocationResponse'>> {
+  return {
+    allocation: claimedAllocationView(await getClaimedAllocation(tx, after.id)),
+    operation: mutationResult(ctx, 'release', before, after),
+  };
+}
+
+/** Lowering the limit ends nothing that runs: it only refuses more. */
+async function setLimit(
+  tx: Tx,
+  ctx: CommandContext,
+  policies: Pick<Policies, 'policyNumber'>,
+  body: RequestBody<'adminSetAllocationConcurrencyPolicy'>,
+): Promise<Schema<'AdminAllocationConcurrencyPolicy'>> {
+  await setPolicyValue(tx, ctx, { key: CONCURRENCY_POLICY, scope: 'global', scopeId: '', value: body.value });
+  await appendLimitVersion(tx, {
+    value: body.value,
+    reason: body.reason ?? null,
+    createdByUserId: ctx.principal.kind === 'user' ? ctx.principal.userId : null,
+    correlationId: ctx.correlationId,
+    now: ctx.clock.now(),
+  });
+  return policyView(tx, policies);
+}
+
+async function policyView(
+  reader: Reader,
+  policies: Pick<Policies, 'policyNumber'>,
+): Promise<Schema<'AdminAllocationConcurrencyPolicy'>> {
+  const definition = POLICY_DEFINITIONS[CONCURRENCY_POLICY];
+  const version = await findLatestLimitVersion(reader);
+  return {
+    policy_key: CONCURRENCY_POLICY,
+    description: definition.description,
+    value_type: 'integer',
+    scope_type: 'global',
+    value: await policies.policyNumber(reader, CONCURRENCY_POLICY, {}),
+    default_value: definition.default,
+    bounds: { min_value: definition.minimum, max_value: definition.maximum },
+    effective_at: toWireTime(version.created_at),
+    created_at: toWireTime(version.created_at),
+    created_by_user_id: version.created_by_user_id,
+    reason: version.reason,
+    correlation_id: version.correlation_id,
+  };
+}

@@ -1,0 +1,142 @@
+import type { ErrorCode } from '@gpuaas/contract';
+import type { AllocationId, NodeId, NodeTaskId, ProjectId, SshKeyId, TenantId, UserId } from '@gpuaas/kernel';
+import type { NodeTaskType, TaskParams } from '@gpuaas/node-protocol';
+import type { CallContext, Reader, Tx } from '../../spine/operation.js';
+import type { BillingUnit } from './rules/sku.js';
+
+/** What compute needs of its neighbours, in its own words; the composition root puts their faces behind it. */
+
+export interface LiveProject {
+  readonly projectId: ProjectId;
+  readonly tenantId: TenantId;
+  readonly name: string;
+}
+
+export interface SshKey {
+  readonly id: SshKeyId;
+  readonly name: string;
+  readonly publicKey: string;
+  readonly fingerprint: string;
+  readonly ownerScope: 'user' | 'project';
+}
+
+export interface IdentityPort {
+  /** Shares the row until commit, so that the project cannot be deleted under a launch. Refuses unknown and deleted. */
+  shareProject(tx: Tx, projectId: ProjectId): Promise<LiveProject>;
+  /** The account that the person has on every host; made on first use, never changed. */
+  posixIdentityOf(tx: Tx, userId: UserId): Promise<{ readonly username: string; readonly uid: number }>;
+  /** The named keys, or the person's usual ones for `ids: null`. Refuses (400) keys that are unknown or not theirs. */
+  sshKeysFor(
+    reader: Reader,
+    owner: { readonly userId: UserId; readonly projectId: ProjectId; readonly ids: readonly string[] | null },
+  ): Promise<readonly SshKey[]>;
+}
+
+export interface FundsRequest {
+  readonly tenantId: TenantId;
+  readonly userId: UserId;
+  readonly projectId: ProjectId;
+  readonly hourlyMinor: bigint;
+  readonly currency: string;
+}
+
+export type FundsDecision =
+  | { readonly allowed: true }
+  | { readonly allowed: false; readonly code: ErrorCode; readonly reason: string };
+
+export interface FundsPort {
+  /** Whether an hour of it could be paid now; changes nothing. */
+  check(reader: Reader, request: FundsRequest): Promise<FundsDecision>;
+  /** Sets an hour aside for each allocation, for all or none of them. Locks the wallet until commit. */
+  holdMany(
+    tx: Tx,
+    requests: readonly (FundsRequest & { readonly allocationId: AllocationId })[],
+  ): Promise<FundsDecision>;
+  /** Gives an hour back that was set aside and is no longer needed. May be repeated. */
+  release(tx: Tx, allocationId: AllocationId): Promise<void>;
+}
+
+export interface MeteringPort {
+  start(
+    tx: Tx,
+    ctx: CallContext,
+    usage: {
+      readonly source: 'allocation';
+      readonly allocationId: AllocationId;
+      readonly tenantId: TenantId;
+      readonly projectId: ProjectId;
+      readonly userId: UserId;
+      readonly sku: string;
+      readonly unit: BillingUnit;
+      readonly units: number;
+      readonly unitPriceMinor: bigint;
+      readonly currency: string;
+      readonly startedAt: Date;
+    },
+  ): Promise<void>;
+  stop(tx: Tx, ctx: CallContext, usage: { readonly allocationId: AllocationId; readonly endedAt: Date }): Promise<void>;
+}
+
+/** A host that a launch has locked. */
+export interface LockedNode {
+  readonly nodeId: NodeId;
+  readonly hostname: string | null;
+  readonly host: string;
+  readonly port: number;
+  readonly gpusTotal: number;
+  readonly regionCode: string;
+}
+
+export interface NodeTaskRequest<Type extends NodeTaskType = NodeTaskType> {
+  readonly nodeId: NodeId;
+  readonly type: Type;
+  readonly params: TaskParams<Type>;
+  readonly operationId: string | null;
+  readonly subjectType: string;
+  readonly subjectId: string;
+  readonly expiresInSeconds?: number;
+}
+
+export interface FleetPort {
+  /**
+   * Locks up to `count` hosts that can be sold whole right now; fewer where there are not so many. With `nodeId` that
+   * host or a refusal that says why not.
+   */
+  lockFreeNodes(
+    tx: Tx,
+    wish: {
+      readonly sku: string;
+      readonly regionCode: string | null;
+      readonly count: number;
+      readonly nodeId: NodeId | null;
+      readonly now: Date;
+    },
+  ): Promise<readonly LockedNode[]>;
+  queueNodeTask<Type extends NodeTaskType>(
+    tx: Tx,
+    ctx: CallContext,
+    request: NodeTaskRequest<Type>,
+  ): Promise<NodeTaskId>;
+  /** Takes back a task that no host has seen; false where one has, or may just be seeing it. Tells no handler. */
+  withdrawNodeTask(tx: Tx, ctx: CallContext, taskId: NodeTaskId): Promise<boolean>;
+  /** The last claim of a host is gone: a drain that waited for it may go on. */
+  claimsEnded(tx: Tx, ctx: CallContext, nodeId: NodeId): Promise<void>;
+}
+
+/** A node task as its result is handed over. */
+export interface FinishedNodeTask {
+  readonly id: NodeTaskId;
+  readonly type: NodeTaskType;
+  readonly nodeId: NodeId;
+  readonly operationId: string | null;
+  readonly subjectType: string;
+  readonly subjectId: string;
+  readonly params: unknown;
+}
+
+export interface NodeTaskOutcome {
+  readonly status: 'completed' | 'failed' | 'rejected' | 'expired';
+  readonly output: unknown;
+  readonly error: string | null;
+  readonly at: Date;
+}
