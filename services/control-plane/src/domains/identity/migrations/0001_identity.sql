@@ -118,7 +118,7 @@ CREATE TABLE platform_role_bindings (
   id uuid PRIMARY KEY,
   user_id uuid NOT NULL REFERENCES users (id),
   role text NOT NULL CONSTRAINT platform_role_bindings_role_known
-    CHECK (role IN ('superadmin', 'platform_ops', 'platform_user')),
+    CHECK (role IN ('platform_superadmin', 'platform_ops', 'platform_user')),
   -- null where the platform itself bound it at its first start or when it wrote down an implicit role
   bound_by uuid REFERENCES users (id),
   bound_at timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -127,7 +127,7 @@ CREATE TABLE platform_role_bindings (
 );
 CREATE UNIQUE INDEX platform_role_bindings_once ON platform_role_bindings (user_id, role) WHERE revoked_at IS NULL;
 CREATE INDEX platform_role_bindings_superadmins ON platform_role_bindings (user_id)
-  WHERE revoked_at IS NULL AND role = 'superadmin';
+  WHERE revoked_at IS NULL AND role = 'platform_superadmin';
 
 -- Who an outside identity provider says a person is. Subjects are unique per issuer, compared exactly.
 CREATE TABLE identity_links (

@@ -77,15 +77,17 @@ describe('platformStanding', () => {
   it('takes an unbound admin for a superadmin until a binding was ever written', () => {
     expect(platformStanding({ role: 'admin', source: 'users_role', bindings: [] }).isSuperadmin).toBe(true);
     expect(platformStanding({ role: 'admin', source: 'bindings', bindings: [] }).capabilities.size).toBe(0);
-    expect(platformStanding({ role: 'user', source: 'users_role', bindings: ['superadmin'] }).isSuperadmin).toBe(false);
+    expect(
+      platformStanding({ role: 'user', source: 'users_role', bindings: ['platform_superadmin'] }).isSuperadmin,
+    ).toBe(false);
   });
 
   it('gives platform.admin to superadmins alone', () => {
     fc.assert(
       fc.property(fc.subarray([...PLATFORM_ROLES]), (bindings) => {
         const standing = platformStanding({ role: mirroredUserRole(bindings), source: 'bindings', bindings });
-        expect(standing.capabilities.has('platform.admin')).toBe(bindings.includes('superadmin'));
-        expect(standing.isSuperadmin).toBe(bindings.includes('superadmin'));
+        expect(standing.capabilities.has('platform.admin')).toBe(bindings.includes('platform_superadmin'));
+        expect(standing.isSuperadmin).toBe(bindings.includes('platform_superadmin'));
       }),
     );
   });

@@ -1,8 +1,12 @@
-import type { Schema } from '@gpuaas/contract';
-import { PLATFORM_CAPABILITIES, type PlatformCapability, type PlatformRole } from '../../../spine/principal.js';
+import {
+  PLATFORM_CAPABILITIES,
+  PLATFORM_ROLES,
+  type PlatformCapability,
+  type PlatformRole,
+} from '../../../spine/principal.js';
 
 const CAPABILITIES_OF: Record<PlatformRole, readonly PlatformCapability[]> = {
-  superadmin: PLATFORM_CAPABILITIES,
+  platform_superadmin: PLATFORM_CAPABILITIES,
   platform_ops: [
     'platform.ops.read',
     'platform.ops.write',
@@ -12,8 +16,6 @@ const CAPABILITIES_OF: Record<PlatformRole, readonly PlatformCapability[]> = {
   ],
   platform_user: ['platform.ops.runbook.read', 'platform.node.read'],
 };
-
-const ORDER: readonly PlatformRole[] = ['superadmin', 'platform_ops', 'platform_user'];
 
 export interface PlatformStanding {
   readonly roles: readonly PlatformRole[];
@@ -33,34 +35,17 @@ export function platformStanding(user: {
   readonly bindings: readonly PlatformRole[];
 }): PlatformStanding {
   const held: readonly PlatformRole[] =
-    user.source === 'bindings' ? user.bindings : user.role === 'admin' ? ['superadmin'] : [];
-  const roles = ORDER.filter((role) => held.includes(role));
+    user.source === 'bindings' ? user.bindings : user.role === 'admin' ? ['platform_superadmin'] : [];
+  const roles = PLATFORM_ROLES.filter((role) => held.includes(role));
   return {
     roles,
     source: user.source,
     capabilities: new Set(roles.flatMap((role) => CAPABILITIES_OF[role])),
-    isSuperadmin: roles.includes('superadmin'),
+    isSuperadmin: roles.includes('platform_superadmin'),
   };
 }
 
 /** `users.role` as a mirror of the bindings. */
 export function mirroredUserRole(bindings: readonly PlatformRole[]): 'user' | 'admin' {
-  return bindings.includes('superadmin') ? 'admin' : 'user';
+  return bindings.includes('platform_superadmin') ? 'admin' : 'user';
 }
-
-type WireRole = Schema<'PlatformRole'>;
-
-const TO_WIRE: Record<PlatformRole, WireRole> = {
-  superadmin: 'platform_superadmin',
-  platform_ops: 'platform_ops',
-  platform_user: 'platform_user',
-};
-
-const FROM_WIRE: Record<WireRole, PlatformRole> = {
-  platform_superadmin: 'superadmin',
-  platform_ops: 'platform_ops',
-  platform_user: 'platform_user',
-};
-
-export const toWirePlatformRole = (role: PlatformRole): WireRole => TO_WIRE[role];
-export const fromWirePlatformRole = (role: WireRole): PlatformRole => FROM_WIRE[role];

@@ -9,8 +9,8 @@ export interface GranterStanding {
 }
 
 export interface MembershipChange {
-  /** null: untouched */
-  readonly tenantRole: { readonly from: TenantRole | null; readonly to: TenantRole } | null;
+  /** null: untouched; `from` or `to` null: no membership before or after */
+  readonly tenantRole: { readonly from: TenantRole | null; readonly to: TenantRole | null } | null;
   readonly projectRole: { readonly from: ProjectRole | null; readonly to: ProjectRole | null } | null;
 }
 
