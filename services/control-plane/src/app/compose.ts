@@ -2,9 +2,17 @@ import { fileURLToPath } from 'node:url';
 import type { OperationId } from '@gpuaas/contract';
 import type { Clock, Logger } from '@gpuaas/kernel';
 import { dialHost } from '../adapters/tcp/dial.js';
+import { createComputeDomain } from '../domains/compute/index.js';
 import { createFinanceDomain, openWallet, walletBalancesOfPage } from '../domains/finance/index.js';
 import { createFleetDomain } from '../domains/fleet/index.js';
-import { createIdentityDomain, type IdentitySettings, projectScopeOf } from '../domains/identity/index.js';
+import {
+  createIdentityDomain,
+  type IdentitySettings,
+  posixIdentityOf,
+  projectScopeOf,
+  shareProject,
+  sshKeysFor,
+} from '../domains/identity/index.js';
 import type { CertificateAuthority } from '../spine/certificate-authority.js';
 import type { Custody } from '../spine/custody.js';
 import type { DomainModule } from '../spine/domain.js';
@@ -60,7 +68,7 @@ export function composeDomains(parts: DomainParts) {
     clock,
     log,
     wallet: { openWallet, walletBalancesOfPage },
-    projectUsage: [() => compute.projectUsage()],
+    projectUsage: [(tx, projectId) => compute.projectUsage(tx, projectId)],
     settings: { ...identitySettings, tokenIssuer: parts.tokenIssuer, tokenAudience: TOKEN_AUDIENCE },
   });
   const fleet = createFleetDomain({
@@ -70,7 +78,7 @@ export function composeDomains(parts: DomainParts) {
     certificateAuthority: parts.authority,
     clock,
     log,
-    occupancy: { occupancyOf: () => compute.occupancyOf() },
+    occupancy: { occupancyOf: (reader, nodeIds) => compute.occupancyOf(reader, nodeIds) },
     skuCatalog: { findSku: (reader, code) => compute.findSku(reader, code) },
     dialHost,
     registryCredential: async () => null,
@@ -87,18 +95,16 @@ export function composeDomains(parts: DomainParts) {
     },
   });
 
-  const compute = {
-    projectUsage: async () => ({}),
-    occupancyOf: async () => new Map(),
-    findSku: (reader: Reader, code: string) =>
-      reader
-        .selectFrom('skus')
-        .select('sku as code')
-        .where('sku', '=', code)
-        .executeTakeFirst()
-        .then((row) => row ?? null),
-  };
-  const modules: readonly DomainModule[] = [identity, finance, fleet];
+  const compute = createComputeDomain({
+    identity: { shareProject, posixIdentityOf, sshKeysFor },
+    funds: finance.fundsGate,
+    metering: finance.metering,
+    fleet,
+    policies,
+  });
+  fleet.registerTaskResultHandlers(compute.taskResultHandlers);
+
+  const modules: readonly DomainModule[] = [identity, finance, fleet, compute];
   return {
     operations: mergedOperations(modules),
     subscribers: modules.flatMap((module) => module.subscribers ?? []),
@@ -107,6 +113,7 @@ export function composeDomains(parts: DomainParts) {
     identity,
     finance,
     fleet,
+    compute,
     authenticateBearer: identity.authenticateBearer,
     authenticateNode: fleet.authenticateNode,
     projectScopeOf,
