@@ -23,6 +23,7 @@ export default defineConfig({
           globalSetup: ['services/control-plane/test/harness/global-setup.ts'],
         },
       ),
+      project('benchmarks', ['benchmarks/src/**/*.test.ts'], { testTimeout: 60_000, hookTimeout: 60_000 }),
       project('simulators', ['simulators/*/src/**/*.test.ts'], { testTimeout: 60_000 }),
     ],
   },

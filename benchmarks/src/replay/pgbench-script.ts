@@ -1,0 +1,64 @@
+import type { Parameter, Piece, Plan, PlannedStatement } from './plan.js';
+
+/**
+ * The statements of the plans as one script for pgbench's simple protocol, client n following plan n. Values that a
+ * statement returns go through \gset, fresh ids are made of pgbench's random numbers, times of the server's clock.
+ */
+export function pgbenchScript(plans: readonly Plan[]): string {
+  const branches = plans.map((plan, client) => {
+    const condition = client === 0 ? '\\if' : '\\elif';
+    return [`${condition} :client_id = ${client}`, ...linesOf(plan)].join('\n');
+  });
+  return `${[...branches, '\\endif'].join('\n')}\n`;
+}
+
+function linesOf(plan: Plan): string[] {
+  const used = new Set(
+    plan.statements.flatMap(({ parameters }) =>
+      parameters.flatMap((parameter) =>
+        (parameter ?? []).flatMap((piece) => (piece.kind === 'result' ? [piece.statement] : [])),
+      ),
+    ),
+  );
+  return [
+    ...Array.from({ length: plan.freshUuids }, (_, number) => [
+      `\\set fresh${number}a random(10000000, 99999999)`,
+      `\\set fresh${number}b random(100000000000, 999999999999)`,
+    ]).flat(),
+    ...plan.statements.map((statement, index) =>
+      used.has(index) ? `${sqlOf(statement)} \\gset s${index}_` : `${sqlOf(statement)};`,
+    ),
+  ];
+}
+
+function sqlOf(statement: PlannedStatement): string {
+  return statement.text
+    .replaceAll(/\$(\d+)/g, (_match, position: string) => literal(statement.parameters[Number(position) - 1]))
+    .trim()
+    .replace(/;$/, '');
+}
+
+function literal(parameter: Parameter | undefined): string {
+  if (parameter === undefined) throw new Error('a statement names more parameters than it was given');
+  if (parameter === null) return 'NULL';
+  const [only] = parameter;
+  if (parameter.length === 1 && only?.kind === 'time') {
+    return `(clock_timestamp() + interval '${Math.round(only.offsetMilliseconds)} milliseconds')`;
+  }
+  return `'${parameter.map(textOf).join('')}'`;
+}
+
+function textOf(piece: Piece): string {
+  switch (piece.kind) {
+    case 'text':
+      return piece.text.replaceAll("'", "''");
+    case 'fresh_uuid':
+      return `:fresh${piece.number}a-0000-4000-8000-:fresh${piece.number}b`;
+    case 'result':
+      if (piece.row !== 0) throw new Error('pgbench keeps the first row alone');
+      return `:s${piece.statement}_${piece.column}`;
+    case 'time':
+      // Inside a document, where the server's clock cannot be asked: any time of the right form will do.
+      return new Date(Date.now() + piece.offsetMilliseconds).toISOString();
+  }
+}
