@@ -26,6 +26,8 @@ export type DomainSettings = Partial<
 > & {
   /** how long a host's poll without work is held; default 25 s */
   readonly pollHoldMilliseconds?: number;
+  /** the package of the node agent that hosts download; default: the one that this repository builds */
+  readonly agentPackagePath?: string;
 };
 
 export interface DomainParts {
@@ -58,7 +60,11 @@ export type Domains = ReturnType<typeof composeDomains>;
 /** Builds the domains. Touches neither the database nor the network: `start` does. */
 export function composeDomains(parts: DomainParts) {
   const { db, custody, policies, signals, clock, log, settings } = parts;
-  const { pollHoldMilliseconds = POLL_HOLD_MILLISECONDS, ...identitySettings } = settings;
+  const {
+    pollHoldMilliseconds = POLL_HOLD_MILLISECONDS,
+    agentPackagePath = AGENT_PACKAGE,
+    ...identitySettings
+  } = settings;
 
   const finance = createFinanceDomain({ clock, policies });
   const identity = createIdentityDomain({
@@ -88,7 +94,7 @@ export function composeDomains(parts: DomainParts) {
       get apiCaBundlePem() {
         return parts.authority.caBundlePem();
       },
-      nodePackagePath: AGENT_PACKAGE,
+      nodePackagePath: agentPackagePath,
       sshUsername: SSH_USERNAME,
       acceptsInternalTokens: parts.acceptsInternalTokens,
       pollHoldMilliseconds,

@@ -1,12 +1,12 @@
 import { nodePaths } from '@gpuaas/node-protocol';
 
-/** Where the agent lives on a host. */
+/** Where the agent lives on a host, as its package and its unit have it. */
 export const HOST_LAYOUT = {
-  installRoot: '/opt/gpuaas/node-agent',
-  binaryPath: '/opt/gpuaas/node-agent/bin/gpuaas-node-agent',
-  installEntrypoint: '/opt/gpuaas/node-agent/install.sh',
+  installRoot: '/opt/gpuaas',
+  packageDirectory: '/opt/gpuaas/gpuaas-node-agent',
+  binaryPath: '/opt/gpuaas/gpuaas-node-agent/bin/gpuaas-node-agent',
+  packagedUnitPath: '/opt/gpuaas/gpuaas-node-agent/systemd/gpuaas-node-agent.service',
   envFilePath: '/etc/gpuaas/node-agent.env',
-  envTemplatePath: '/opt/gpuaas/node-agent/node-agent.env.example',
   systemdUnitName: 'gpuaas-node-agent.service',
   serviceUnitPath: '/etc/systemd/system/gpuaas-node-agent.service',
   stateDirectory: '/var/lib/gpuaas/node-agent',
@@ -15,8 +15,8 @@ export const HOST_LAYOUT = {
   caBundlePath: '/etc/gpuaas/ca-bundle.pem',
   /** anchors for the node's own certificate; a file of its own, never merged with the other */
   nodeCertCaBundlePath: '/etc/gpuaas/node-ca-bundle.pem',
-  certPath: '/var/lib/gpuaas/node-agent/certificate.pem',
-  keyPath: '/var/lib/gpuaas/node-agent/key.pem',
+  /** key and certificate change together, so the agent keeps them in one file */
+  identityPath: '/var/lib/gpuaas/node-agent/identity.json',
 } as const;
 
 export type ScriptMode = 'manual' | 'cloud_init';
@@ -109,7 +109,7 @@ report() {
 }
 
 [ "$(id -u)" = 0 ] || { echo 'gpuaas: this script must run as root' >&2; exit 1; }
-for program in curl sha256sum tar systemctl; do
+for program in curl sha256sum tar systemctl node; do
   command -v "$program" >/dev/null || { echo "gpuaas: $program is needed" >&2; exit 1; }
 done
 
@@ -117,31 +117,16 @@ install -d -m 0755 /etc/gpuaas ${shellQuote(layout.installRoot)}
 install -d -m 0700 ${shellQuote(layout.stateDirectory)}
 ${inputs.caBundlePem === null ? '' : writeFile(layout.caBundlePath, inputs.caBundlePem, '0644')}${writeFile(layout.nodeCertCaBundlePath, inputs.nodeCaBundlePem, '0644')}${writeFile(layout.tokenPath, `${token}\n`, '0600')}${writeFile(layout.envFilePath, environment.map(([name, value]) => `${name}=${value}\n`).join(''), '0600')}
 report started
-archive="$(mktemp)"
-trap 'rm -f "$archive"' EXIT
+work="$(mktemp -d ${shellQuote(`${layout.installRoot}/.install-XXXXXX`)})"
+trap 'rm -rf "$work"' EXIT
 curl --fail --silent --show-error --location --retry 5 --retry-connrefused --max-time 600${trust} \\
-  --output "$archive" ${url(nodePaths.bootstrapPackage(token))}"?arch=$(uname -m)" || fail 'the package could not be fetched'
-echo ${shellQuote(`${inputs.packageDigest}  `)}"$archive" | sha256sum --check --status || fail 'the package is not the one that was promised'
-tar --extract --gzip --no-same-owner --file "$archive" --directory ${shellQuote(layout.installRoot)} || fail 'the package could not be unpacked'
+  --output "$work/package.tar.gz" ${url(nodePaths.bootstrapPackage(token))}"?arch=$(uname -m)" || fail 'the package could not be fetched'
+echo ${shellQuote(`${inputs.packageDigest}  `)}"$work/package.tar.gz" | sha256sum --check --status || fail 'the package is not the one that was promised'
+tar --extract --gzip --no-same-owner --file "$work/package.tar.gz" --directory "$work" || fail 'the package could not be unpacked'
+rm -rf ${shellQuote(layout.packageDirectory)}
+mv "$work/gpuaas-node-agent" ${shellQuote(layout.packageDirectory)}
 
-cat > ${shellQuote(layout.serviceUnitPath)} <<'UNIT'
-[Unit]
-Description=GPUaaS node agent
-After=network-online.target
-Wants=network-online.target
-StartLimitIntervalSec=0
-
-[Service]
-EnvironmentFile=${layout.envFilePath}
-ExecStart=${layout.binaryPath}
-Restart=always
-RestartSec=5
-KillMode=mixed
-
-[Install]
-WantedBy=multi-user.target
-UNIT
-chmod 0644 ${shellQuote(layout.serviceUnitPath)}
+install -m 0644 ${shellQuote(layout.packagedUnitPath)} ${shellQuote(layout.serviceUnitPath)}
 systemctl daemon-reload
 systemctl enable ${shellQuote(layout.systemdUnitName)} || fail 'the agent could not be enabled'
 systemctl restart ${shellQuote(layout.systemdUnitName)} || fail 'the agent could not be started'
