@@ -10,7 +10,7 @@ import type { Database } from './database.generated.js';
 import { APPLICATION_ROLE, connectionConfig, openDatabase } from './database.js';
 import type { EventSubscriber } from './relay.js';
 import {
-  WORKFLOW_MESSAGE,
+  WORKFLOW_CONSUMER,
   WORKFLOW_REQUESTED,
   type WorkflowInput,
   type WorkflowOutcome,
@@ -281,8 +281,7 @@ const Message = z.object({ workflow_id: z.string(), topic: z.string(), content: 
 
 function subscriberOf(shared: Running): EventSubscriber {
   return {
-    name: 'workflow-engine',
-    eventTypes: [WORKFLOW_REQUESTED, WORKFLOW_MESSAGE],
+    ...WORKFLOW_CONSUMER,
     async handle(tx, _ctx, event) {
       await shared.ready;
       if (event.eventType === WORKFLOW_REQUESTED) {

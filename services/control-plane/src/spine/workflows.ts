@@ -86,6 +86,12 @@ export interface WorkflowRequest {
 export const WORKFLOW_REQUESTED = 'platform.workflow.requested';
 export const WORKFLOW_MESSAGE = 'platform.workflow.message';
 
+/** The consumer that every worker has for the engine; processes without an engine know it by this. */
+export const WORKFLOW_CONSUMER = {
+  name: 'workflow-engine',
+  eventTypes: [WORKFLOW_REQUESTED, WORKFLOW_MESSAGE],
+} as const;
+
 /**
  * Starts a workflow once the caller's transaction is committed, on some worker; the relay sees to it. Returns false,
  * and changes nothing, where one with this id has been started already.
