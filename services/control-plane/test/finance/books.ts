@@ -22,9 +22,8 @@ export interface Owner extends Wallet {
   readonly projectId: ProjectId;
 }
 
-/** The finance domain on a database of its own, with a clock that the test moves. */
+/** The finance domain as other domains use it, with a clock that the test moves. */
 export interface Books {
-  readonly database: TestDatabase;
   readonly db: Reader;
   readonly clock: ManualClock;
   readonly ctx: CallContext;
@@ -42,13 +41,19 @@ export interface Books {
   rate(signal?: AbortSignal): Promise<void>;
   /** one run of the depletion sweep */
   sweep(): Promise<void>;
-  close(): Promise<void>;
 }
 
-export async function openBooks(): Promise<Books> {
+/** Shortly before the end of a month, and on no round number. */
+export const TEST_TIME = new Date('2026-04-30T22:13:07.451Z');
+
+/** The books on a database of their own. */
+export async function openBooks(): Promise<Books & { readonly database: TestDatabase; close(): Promise<void> }> {
   const database = await cloneDatabase({ poolSize: 24 });
-  const { db } = database;
-  const clock = new ManualClock(new Date('2026-04-30T22:13:07.451Z'));
+  return { ...booksOn(database.db, new ManualClock(TEST_TIME)), database, close: () => database.drop() };
+}
+
+/** The books of a database that somebody else has opened. */
+export function booksOn(db: Reader, clock: ManualClock): Books {
   const finance = createFinanceDomain({ clock, policies });
   const ctx: CallContext = {
     principal: { kind: 'system', name: 'test' },
@@ -66,7 +71,6 @@ export async function openBooks(): Promise<Books> {
     await job.run(db, ctx, signal);
   };
   return {
-    database,
     db,
     clock,
     ctx,
@@ -92,7 +96,7 @@ export async function openBooks(): Promise<Books> {
         .executeTakeFirst();
       return row?.balance_minor ?? 0n;
     },
-    async start(owner, { allocationId = newId(), units = 1, unitPriceMinor = 250n } = {}) {
+    async start(owner, { allocationId = newId<'allocation'>(), units = 1, unitPriceMinor = 250n } = {}) {
       await inTransaction(db, (tx) =>
         finance.metering.start(tx, ctx, {
           source: 'allocation',
@@ -114,6 +118,5 @@ export async function openBooks(): Promise<Books> {
       inTransaction(db, (tx) => finance.metering.stop(tx, ctx, { allocationId, endedAt: clock.now() })),
     rate: (signal) => run('finance.rater', signal),
     sweep: () => run('finance.depletion'),
-    close: () => database.drop(),
   };
 }

@@ -8,7 +8,7 @@ import { type Books, type Owner, openBooks } from './books.js';
 const MINUTE = 60_000;
 const HOUR = 60 * MINUTE;
 
-let books: Books;
+let books: Awaited<ReturnType<typeof openBooks>>;
 beforeAll(async () => {
   books = await openBooks();
 });

@@ -8,9 +8,9 @@ import type {
 } from '../../src/domains/finance/rules/restriction.js';
 import { setRestriction } from '../../src/domains/finance/store/restrictions.js';
 import { inTransaction } from '../../src/spine/transaction.js';
-import { type Books, type Owner, openBooks } from './books.js';
+import { type Owner, openBooks } from './books.js';
 
-let books: Books;
+let books: Awaited<ReturnType<typeof openBooks>>;
 beforeAll(async () => {
   books = await openBooks();
 });

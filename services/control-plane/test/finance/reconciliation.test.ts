@@ -4,9 +4,9 @@ import { type RawBuilder, sql } from 'kysely';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { Database } from '../../src/spine/database.generated.js';
 import { openDatabase } from '../../src/spine/database.js';
-import { type Books, openBooks } from './books.js';
+import { openBooks } from './books.js';
 
-let books: Books;
+let books: Awaited<ReturnType<typeof openBooks>>;
 let owner: Kysely<Database>;
 beforeAll(async () => {
   books = await openBooks();
