@@ -159,7 +159,7 @@ export async function activate(
   ctx: CallContext,
   services: LifecycleServices,
   allocation: LockedAllocation,
-  proof: { readonly host: string; readonly port: number; readonly keySetVersion: number | null },
+  proof: { readonly keySetVersion: number | null },
 ): Promise<void> {
   const to = expected(allocation.status, 'activate');
   const now = ctx.clock.now();
@@ -173,8 +173,6 @@ export async function activate(
       ...(first && { active_at: now }),
       ...(allocation.status === 'requested' && { provisioning_started_at: now }),
       ...(proof.keySetVersion !== null && { key_set_applied_version: proof.keySetVersion }),
-      connection_host: proof.host,
-      connection_port: proof.port,
     },
     operation: { id: allocation.currentOperationId, status: 'succeeded' },
     event: { name: first ? 'active' : 'restarted', status: 'succeeded' },

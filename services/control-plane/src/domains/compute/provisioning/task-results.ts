@@ -75,8 +75,8 @@ async function endLaunch(
   if (outcome.status !== 'completed' || !output.success) {
     return failLaunch(tx, ctx, services, allocation, reasonOf(outcome));
   }
-  const { host, port, authorized_keys: keys } = output.data;
-  return activate(tx, ctx, services, allocation, { host, port, keySetVersion: keys.version });
+  // Its address is the one that the operator registered: what a host says of itself must not send tenants elsewhere.
+  return activate(tx, ctx, services, allocation, { keySetVersion: output.data.authorized_keys.version });
 }
 
 async function endRestart(
@@ -95,8 +95,7 @@ async function endRestart(
   if (output.data.boot_id === output.data.previous_boot_id) {
     return failRestart(tx, ctx, services, allocation, 'not_restarted');
   }
-  const { host, port } = output.data;
-  return activate(tx, ctx, services, allocation, { host, port, keySetVersion: null });
+  return activate(tx, ctx, services, allocation, { keySetVersion: null });
 }
 
 async function endRelease(

@@ -285,8 +285,6 @@ export interface MilestonePatch {
   readonly released_at?: Date;
   readonly release_failed_at?: Date | null;
   readonly release_failed_reason?: string | null;
-  readonly connection_host?: string;
-  readonly connection_port?: number;
   readonly key_set_applied_version?: number;
 }
 
