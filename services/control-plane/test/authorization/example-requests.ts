@@ -79,7 +79,9 @@ function exampleBody(operation: { readonly requestBody?: unknown }, contentType:
     case 'application/x-www-form-urlencoded': {
       const form = exampleOf(schema);
       return isRecord(form)
-        ? new URLSearchParams(Object.entries(form).map(([key, value]): [string, string] => [key, String(value)])).toString()
+        ? new URLSearchParams(
+            Object.entries(form).map(([key, value]): [string, string] => [key, String(value)]),
+          ).toString()
         : '';
     }
     case 'application/x-ndjson':

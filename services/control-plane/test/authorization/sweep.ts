@@ -1,5 +1,12 @@
 import { Agent, request as httpRequest } from 'node:http';
-import { type OperationDefinition, type OperationRoute, operationTable, validatorsFor } from '@gpuaas/contract';
+import {
+  type OperationDefinition,
+  type OperationId,
+  type OperationRoute,
+  operationById,
+  operationTable,
+  validatorsFor,
+} from '@gpuaas/contract';
 import { type ExampleRequest, exampleRequest, type NamedValues } from './example-requests.js';
 
 export interface SweepAnswer {
@@ -20,24 +27,31 @@ export interface SweepOptions {
   readonly origin: string;
   readonly token: string | null;
   readonly named: NamedValues;
-  readonly skip?: (definition: OperationDefinition) => boolean;
+  /** operations that end what the others need: called after all of them, in this order */
+  readonly last?: readonly OperationId[];
   /** requests at a time */
   readonly parallel?: number;
 }
 
-/** Calls every operation in every spelling as one caller; the answers come in the order of the contract. */
+/** Calls every operation in every spelling as one caller. */
 export async function sweep(options: SweepOptions): Promise<readonly SweepVisit[]> {
   const agent = new Agent({ keepAlive: true, maxSockets: options.parallel ?? 16 });
-  const targets = operationTable
-    .filter((definition) => options.skip?.(definition) !== true)
-    .flatMap((definition) => definition.routes.map((route) => ({ definition, route })));
+  const last = options.last ?? [];
+  const visit = async (definition: OperationDefinition, route: OperationRoute): Promise<SweepVisit> => {
+    const example = exampleRequest(definition, route, options.named);
+    return { definition, route, answer: await send(agent, options, definition, example) };
+  };
   try {
-    return await Promise.all(
-      targets.map(async ({ definition, route }) => {
-        const example = exampleRequest(definition, route, options.named);
-        return { definition, route, answer: await send(agent, options, definition, example) };
-      }),
+    const visits = await Promise.all(
+      operationTable
+        .filter(({ operationId }) => !last.includes(operationId))
+        .flatMap((definition) => definition.routes.map((route) => visit(definition, route))),
     );
+    for (const operationId of last) {
+      const definition = operationById.get(operationId);
+      for (const route of definition?.routes ?? []) if (definition) visits.push(await visit(definition, route));
+    }
+    return visits;
   } finally {
     agent.destroy();
   }

@@ -65,7 +65,7 @@ export const identityPolicy = {
   setDefaultV3AccountSshKeyCompat: signedIn,
 
   tenantListUsers: allow(tenantUser, 'tenant admin, or admin of the project in the query'),
-  tenantCreateUser: allow(tenantAdmin),
+  tenantCreateUser: allow(tenantAdmin, 'the project in the body is one of the tenant; none above their own role'),
   tenantBindUserMembership: bindsMembership,
   bindV3AccessUserMembershipCompat: bindsMembership,
   removeV3AccessUserMembershipCompat: allow(
