@@ -150,7 +150,7 @@ CREATE TABLE usage_records (
   sku text,
   usage_unit text NOT NULL
     CHECK (usage_unit IN ('gpu_hour', 'node_hour', 'vcpu_hour', 'app_runtime_hour', 'request', 'job_hour')),
-  units bigint NOT NULL CHECK (units BETWEEN 1 AND 1000000),
+  units bigint NOT NULL CHECK (units BETWEEN 0 AND 1000000),
   unit_price_minor bigint NOT NULL CHECK (unit_price_minor BETWEEN 0 AND 1000000000),
   currency text NOT NULL CHECK (currency ~ '^[A-Z]{3}$'),
   pricing_source text NOT NULL CHECK (pricing_source IN ('sku_list_price', 'pricing_plan')),
