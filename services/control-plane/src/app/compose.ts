@@ -13,6 +13,7 @@ import {
   shareProject,
   sshKeysFor,
 } from '../domains/identity/index.js';
+import { createPlatformDomain } from '../domains/platform/index.js';
 import type { CertificateAuthority } from '../spine/certificate-authority.js';
 import type { Custody } from '../spine/custody.js';
 import type { DomainModule } from '../spine/domain.js';
@@ -110,7 +111,12 @@ export function composeDomains(parts: DomainParts) {
   });
   fleet.registerTaskResultHandlers(compute.taskResultHandlers);
 
-  const modules: readonly DomainModule[] = [identity, finance, fleet, compute];
+  const platform = createPlatformDomain({
+    db,
+    consumers: () => modules.flatMap((module) => module.subscribers ?? []),
+  });
+
+  const modules: readonly DomainModule[] = [identity, finance, fleet, compute, platform];
   return {
     operations: mergedOperations(modules),
     subscribers: modules.flatMap((module) => module.subscribers ?? []),

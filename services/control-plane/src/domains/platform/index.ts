@@ -1,5 +1,5 @@
 import type { DomainModule } from '../../spine/domain.js';
-import type { Migration } from '../../spine/migrations.js';
+import { type Migration, readMigrations } from '../../spine/migrations.js';
 import type { Reader } from '../../spine/operation.js';
 import { WORKFLOW_CONSUMER } from '../../spine/workflows.js';
 import {
@@ -21,8 +21,8 @@ export type { Consumer } from './operations/event-queues.js';
 export interface PlatformDependencies {
   /** the primary: what the probe asks is whether commands can run */
   readonly db: Reader;
-  /** what this program expects the database to have */
-  readonly migrations: readonly Migration[];
+  /** what this program expects the database to have; default: its own files */
+  readonly migrations?: () => Promise<readonly Migration[]>;
   /** every consumer of events of every domain; asked at each call */
   readonly consumers: () => readonly Consumer[];
 }
@@ -35,7 +35,7 @@ export function createPlatformDomain(dependencies: PlatformDependencies): Platfo
   return {
     name: 'platform',
     operations: {
-      getHealth: createGetHealth(dependencies),
+      getHealth: createGetHealth({ db: dependencies.db, migrations: dependencies.migrations ?? readMigrations }),
       adminListFailedOutboxEvents,
       adminRequeueOutboxEvent,
       adminDiscardOutboxEvent,
