@@ -81,15 +81,18 @@ async function main(): Promise<void> {
     const apiBundle = join(directory, 'api-ca.pem');
     const nodeBundle = join(directory, 'node-ca.pem');
     const environmentFile = join(directory, 'agent.json');
-    if (existsSync(environmentFile))
-      return AGENT_ENVIRONMENT.parse(JSON.parse(await readFile(environmentFile, 'utf8')));
+    if (existsSync(environmentFile) && existsSync(join(state, 'identity.json'))) {
+      const known = AGENT_ENVIRONMENT.parse(JSON.parse(await readFile(environmentFile, 'utf8')));
+      if (await hasLivingCertificate(state)) return known;
+      return keep({ ...known, GPUAAS_ENROLLMENT_TOKEN: await operator.reissueEnrollment(nodeId) });
+    }
 
     await mkdir(state, { recursive: true, mode: 0o700 });
-    const issued = await operator.issueEnrollment(nodeId, existsSync(join(state, 'identity.json')));
+    const issued = await operator.issueEnrollment(nodeId);
     const bundle = issued.bootstrap_bundle;
     await writeFile(apiBundle, bundle.ca_bundle_pem ?? '');
     await writeFile(nodeBundle, bundle.ca_bundle_pem ?? '');
-    const environment = {
+    return keep({
       GPUAAS_API_URL: bundle.api_url,
       GPUAAS_NODE_ID: nodeId,
       GPUAAS_ENROLLMENT_TOKEN: issued.enrollment_token,
@@ -97,10 +100,13 @@ async function main(): Promise<void> {
       GPUAAS_CA_BUNDLE_PATH: apiBundle,
       GPUAAS_NODE_CERT_CA_BUNDLE_PATH: nodeBundle,
       GPUAAS_TASK_SIGNING_PUBKEYS: bundle.task_signing_pubkeys ?? '',
-    };
-    // Kept for the next start: by then the agent has its certificate and the token is spent.
-    await writeFile(environmentFile, JSON.stringify(environment), { mode: 0o600 });
-    return environment;
+    });
+
+    /** Kept for the next start: by then the agent has its certificate and the token is spent. */
+    async function keep(environment: Record<string, string>): Promise<Record<string, string>> {
+      await writeFile(environmentFile, JSON.stringify(environment), { mode: 0o600 });
+      return environment;
+    }
   }
 
   async function untilActive(nodeIds: readonly string[]): Promise<void> {

@@ -64,10 +64,15 @@ export class SiteOperator {
     }
   }
 
-  /** A one-time token for a host, with all that its agent must trust; `again` for one whose certificate has run out. */
-  async issueEnrollment(nodeId: string, again: boolean): Promise<Schema<'AdminNodeEnrollmentTokenResponse'>> {
-    const operation = again ? 'adminReissueNodeEnrollment' : 'adminCreateNodeEnrollmentToken';
-    const issued = await this.#client.call(operation, { path: { node_id: nodeId } });
+  /** A one-time token for a host that has no certificate yet, with all that its agent must trust. */
+  async issueEnrollment(nodeId: string): Promise<Schema<'AdminNodeEnrollmentTokenResponse'>> {
+    const issued = await this.#client.call('adminCreateNodeEnrollmentToken', { path: { node_id: nodeId } });
     return issued.body;
+  }
+
+  /** A one-time token for a host whose certificate has run out; what it trusts it knows already. */
+  async reissueEnrollment(nodeId: string): Promise<string> {
+    const issued = await this.#client.call('adminReissueNodeEnrollment', { path: { node_id: nodeId } });
+    return issued.body.enrollment_token;
   }
 }

@@ -3,11 +3,7 @@ import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 
-const AGENT = join(
-  dirname(createRequire(import.meta.url).resolve('@gpuaas/node-agent/package.json')),
-  'dist',
-  'main.js',
-);
+const AGENT = join(dirname(createRequire(import.meta.url).resolve('@gpuaas/node-agent')), 'main.js');
 const RESTART_PAUSE_MILLISECONDS = 2000;
 
 export interface HostSetup {

@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto';
+import { setMaxListeners } from 'node:events';
 import type { Clock, Logger } from '@gpuaas/kernel';
 import { registerDocumentation } from '../edge/documentation.js';
 import { EdgeMetrics } from '../edge/metrics.js';
@@ -64,6 +65,8 @@ const SERVER_CERTIFICATE_SECONDS = 365 * 24 * 3600;
 export async function startControlPlane(options: ControlPlaneOptions): Promise<ControlPlane> {
   const { clock, log, roles } = options;
   const closing = new AbortController();
+  // One listener for each poll that is held at the moment.
+  setMaxListeners(0, closing.signal);
   const undo: (() => Promise<unknown> | unknown)[] = [];
   const instanceId = randomUUID();
 

@@ -217,8 +217,14 @@ async function runHandler(
   switch (handler.kind) {
     case 'query':
       return withHeaders(await handler.run({ ...input, db: edge.replica, ctx }));
-    case 'exchange':
-      return withHeaders(await handler.run({ ...input, ctx, rawBody, signal: callerGone(request, edge.closing) }));
+    case 'exchange': {
+      const caller = callerGone(request, edge.closing);
+      try {
+        return withHeaders(await handler.run({ ...input, ctx, rawBody, signal: caller.signal }));
+      } finally {
+        caller.release();
+      }
+    }
     case 'command':
       return runCommand(edge, definition, handler, input, ctx);
   }
@@ -394,13 +400,22 @@ function flatHeaders(headers: FastifyRequest['headers']): Record<string, string 
   return flat;
 }
 
-/** Fires when the caller hangs up or the server begins to close. */
-function callerGone(request: FastifyRequest, closing: AbortSignal): AbortSignal {
+/** A signal that fires when the caller hangs up or the server begins to close, and how to stop watching for that. */
+function callerGone(request: FastifyRequest, closing: AbortSignal): { signal: AbortSignal; release: () => void } {
   const gone = new AbortController();
-  request.raw.socket.once('close', () => gone.abort());
-  if (closing.aborted) gone.abort();
-  else closing.addEventListener('abort', () => gone.abort(), { once: true });
-  return gone.signal;
+  const abort = () => gone.abort();
+  const { socket } = request.raw;
+  socket.once('close', abort);
+  if (closing.aborted) abort();
+  else closing.addEventListener('abort', abort, { once: true });
+  return {
+    signal: gone.signal,
+    release() {
+      // A connection serves many requests, and the server many more: what is left on them would never go.
+      socket.off('close', abort);
+      closing.removeEventListener('abort', abort);
+    },
+  };
 }
 
 function peerCertificate(request: FastifyRequest): PeerCertificate | null {

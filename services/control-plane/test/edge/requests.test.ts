@@ -166,7 +166,7 @@ describe('the served contract', () => {
 
 describe('rate limits', () => {
   it('answer 429 with what is left and when to come back', async () => {
-    const limited = await startTestSite({ rateLimits: 'platform', roles: ['api'] });
+    const limited = await startTestSite({ rateLimits: 'platform', roles: ['api'], planes: 1 });
     try {
       const eve = await limited.signup();
       const answers = [];

@@ -20,7 +20,9 @@ const CUSTODY_KEY = '0f'.repeat(32);
 const UNLIMITED = 1_000_000;
 
 export interface SiteOptions {
-  /** what runs in this process; default: api and worker */
+  /** control planes on the database, which requests reach in turn; default 2. One where a test counts what is kept per process. */
+  readonly planes?: 1 | 2;
+  /** what each runs; default: api and worker */
   readonly roles?: readonly Role[];
   /** default: the system's; a ManualClock makes time a matter of the test */
   readonly clock?: Clock;
@@ -94,6 +96,9 @@ export async function startTestSite(options: SiteOptions = {}): Promise<TestSite
   try {
     if (options.rateLimits !== 'platform') await liftRateLimits(database.db, options.clock ?? systemClock, log);
     const controlPlane = await start(options);
+    // Requests take turns between two control planes: what holds must hold wherever the next call lands.
+    const planes = [controlPlane, ...(options.planes === 1 ? [] : [await start(options)])];
+    let turn = 0;
     await ensureAdministrator(controlPlane, OPERATOR);
     let operatorToken: Promise<string> | null = null;
     const site: TestSite = {
@@ -102,7 +107,10 @@ export async function startTestSite(options: SiteOptions = {}): Promise<TestSite
       db: database.db,
       databaseUrl: database.url,
       controlPlane,
-      call: (call) => callOver(controlPlane.apiUrl, call),
+      call: (call) => {
+        turn += 1;
+        return callOver(planes[turn % planes.length]?.apiUrl ?? controlPlane.apiUrl, call);
+      },
       operator: () => {
         operatorToken ??= signIn(site, OPERATOR.username, OPERATOR.password);
         return operatorToken;
