@@ -144,8 +144,9 @@ async function ensureCluster(
   const data = dataOf(home);
   if ((await readText(path.join(data, 'PG_VERSION'))) !== null) return;
   const unfinished = path.join(home, 'unfinished');
+  // Whatever this is, it did not come from a start that was cut off: nothing of it is touched.
+  if (await exists(data)) throw new Error(`${data} is not a PostgreSQL cluster: PG_VERSION is missing`);
   await rm(unfinished, { recursive: true, force: true });
-  await rm(data, { recursive: true, force: true });
   const passwordFile = path.join(home, 'initial-password');
   await writeFile(passwordFile, `${password}\n`, { mode: 0o600 });
   if (account) await chown(passwordFile, account.uid, account.gid);
@@ -370,6 +371,13 @@ async function run(program: string, parameters: readonly string[], account: Acco
       else reject(new Error(`${path.basename(program)} failed:\n${output}`));
     });
   });
+}
+
+async function exists(file: string): Promise<boolean> {
+  return stat(file).then(
+    () => true,
+    () => false,
+  );
 }
 
 async function readText(file: string): Promise<string | null> {
