@@ -16,7 +16,12 @@ describe('one allocation on one host', () => {
     expect(launched.body).toMatchObject({ requested_count: 1, created_count: 1, failed_count: 0 });
     expect(launched.status).toBe(201);
     const { id } = launched.body.allocation;
-    expect(launched.body.allocation).toMatchObject({ status: 'requested', sku: SKU, node_id: nodeId, connection: null });
+    expect(launched.body.allocation).toMatchObject({
+      status: 'requested',
+      sku: SKU,
+      node_id: nodeId,
+      connection: null,
+    });
 
     const active = await site.untilStatus(person, id, 'active');
     expect(active.connection).toMatchObject({ port: 22 });
@@ -28,7 +33,11 @@ describe('one allocation on one host', () => {
 
     const restarted = await site.as(person, 'POST', `/api/v1/allocations/${id}/restart`);
     expect(restarted.status).toBe(202);
-    expect(restarted.body.operation).toMatchObject({ operation: 'restart', previous_status: 'active', status: 'restarting' });
+    expect(restarted.body.operation).toMatchObject({
+      operation: 'restart',
+      previous_status: 'active',
+      status: 'restarting',
+    });
     await site.untilStatus(person, id, 'active');
 
     const released = await site.as(person, 'POST', `/api/v1/allocations/${id}/release`);
@@ -42,7 +51,14 @@ describe('one allocation on one host', () => {
     const timeline = await site.as(person, 'GET', `/api/v1/allocations/${id}/timeline`);
     expect(timeline.status).toBe(200);
     expect(timeline.body.items.map((item: { name: string }) => item.name)).toEqual(
-      expect.arrayContaining(['requested', 'placement_reserved', 'active', 'restarted', 'released', 'allocation.provision_user']),
+      expect.arrayContaining([
+        'requested',
+        'placement_reserved',
+        'active',
+        'restarted',
+        'released',
+        'allocation.provision_user',
+      ]),
     );
   });
 });

@@ -1,6 +1,12 @@
-import { createNodeAgent, createMemoryStore, createSimulatedHost, type NodeAgent, type SimulatedFault } from '@gpuaas/node-agent';
 import { createLogger } from '@gpuaas/kernel';
-import { type Answer, type Person, startTestSite, type SiteOptions, type TestSite } from '../harness/site.js';
+import {
+  createMemoryStore,
+  createNodeAgent,
+  createSimulatedHost,
+  type NodeAgent,
+  type SimulatedFault,
+} from '@gpuaas/node-agent';
+import { type Answer, type Person, type SiteOptions, startTestSite, type TestSite } from '../harness/site.js';
 import { until } from '../harness/waiting.js';
 
 export const SKU = 'h200-sxm-baremetal-8g';
