@@ -18,6 +18,7 @@ import { createSignals } from '../spine/signals.js';
 import { startWorkflowEngine } from '../spine/workflow-engine.js';
 import { APPLICATION_VERSION } from './build.js';
 import { composeDomains, type DomainSettings, type Domains } from './compose.js';
+import { registerPlaneMetrics } from './plane-metrics.js';
 import { rateLimits } from './rate-limits.js';
 import type { Role } from './settings.js';
 
@@ -121,6 +122,8 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
     await domains.start();
     undo.unshift(() => domains.close());
 
+    const observed = registerPlaneMetrics(metrics, { db: primary, domains });
+
     if (roles.has('worker')) {
       const engine = await startWorkflowEngine({
         databaseUrl: options.databaseUrl,
@@ -136,9 +139,10 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
         signals,
         clock,
         log,
+        observe: observed.relayed,
       });
       undo.unshift(() => relay.stop());
-      const jobs = startPeriodicJobs({ db: primary, jobs: domains.periodicJobs, clock, log });
+      const jobs = startPeriodicJobs({ db: primary, jobs: domains.periodicJobs, clock, log, observe: observed.jobRan });
       undo.unshift(() => jobs.stop());
     }
     for (const component of componentsOf(roles)) {

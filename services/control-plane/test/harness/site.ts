@@ -29,6 +29,7 @@ export interface SiteOptions {
   readonly nodeAuthentication?: 'mtls' | 'mtls_or_bearer';
   /** keep the platform's own rate limits instead of lifting them */
   readonly rateLimits?: 'platform' | 'lifted';
+  readonly servesMetrics?: boolean;
   readonly domains?: Partial<ControlPlaneOptions['domains']>;
   /** read-only environment of the log; default: silent, or GPUAAS_TEST_LOG_LEVEL */
   readonly log?: Logger;
@@ -149,7 +150,7 @@ export async function startTestSite(options: SiteOptions = {}): Promise<TestSite
         publicUrl: null,
         authentication: with_.nodeAuthentication ?? 'mtls_or_bearer',
       },
-      metrics: null,
+      metrics: with_.servesMetrics ? { host: '127.0.0.1', port: 0 } : null,
       trustedProxies: [],
       clock: with_.clock ?? systemClock,
       log,

@@ -17,6 +17,7 @@ import { listV3PlatformTemporalWorkflows } from './operations/workflows.js';
 import { removeExpired } from './store/retention.js';
 
 export type { Consumer } from './operations/event-queues.js';
+export { type QueueDepths, queueDepths } from './store/queue-depths.js';
 
 export interface PlatformDependencies {
   /** the primary: what the probe asks is whether commands can run */
