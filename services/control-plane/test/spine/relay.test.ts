@@ -16,6 +16,7 @@ import {
 import { type EventSubscriber, type Relay, type RelayOptions, startRelay } from '../../src/spine/relay.js';
 import { createSignals } from '../../src/spine/signals.js';
 import { cloneDatabase, type TestDatabase } from '../harness/database.js';
+import { type Program, startProgram } from '../harness/program.js';
 import { until } from '../harness/waiting.js';
 import { fastClock, noSignals, quietLog, systemContext } from './support.js';
 
@@ -470,4 +471,43 @@ describe('under faults at any moment', () => {
     owner = openDatabase({ url: database.url, ...ownerOptions });
   });
   afterAll(() => owner.destroy());
+});
+
+describe('relays in processes of their own', () => {
+  it('lose nothing and double nothing when they are killed in the middle', { timeout: 120_000 }, async () => {
+    const aggregates = ['a', 'b', 'c', 'd'];
+    const wanted = Array.from({ length: 40 }, (_, index) => index);
+    const programs: Program[] = [];
+    const begin = () =>
+      programs.push(startProgram(new URL('relay-program.ts', import.meta.url), { TEST_DATABASE_URL: database.url }));
+    const done = async () => (await effects()).length;
+    try {
+      begin();
+      begin();
+      for (const number of wanted) await Promise.all(aggregates.map((aggregate) => emit(aggregate, number)));
+      for (let kills = 1; kills <= 3; kills += 1) {
+        const before = kills * 40;
+        await until(async () => (await done()) > before, {
+          what: programs.map((program) => program.output()).join('\n'),
+        });
+        await programs.shift()?.kill();
+        begin();
+      }
+      await until(async () => (await done()) === aggregates.length * wanted.length * 2, {
+        timeoutMilliseconds: 60_000,
+      });
+      await allPublished();
+    } finally {
+      await Promise.all(programs.map((program) => program.kill()));
+    }
+    const seen = await effects();
+    for (const aggregate of aggregates) {
+      for (const consumer of ['left', 'right']) {
+        const numbers = seen
+          .filter((effect) => effect.aggregate === aggregate && effect.consumer === consumer)
+          .map((effect) => effect.number);
+        expect(numbers).toEqual(wanted);
+      }
+    }
+  });
 });
