@@ -103,6 +103,8 @@ export function composeDomains(parts: DomainParts) {
   });
 
   const compute = createComputeDomain({
+    db,
+    clock,
     identity: { shareProject, posixIdentityOf, sshKeysFor },
     funds: finance.fundsGate,
     metering: finance.metering,
@@ -110,6 +112,7 @@ export function composeDomains(parts: DomainParts) {
     policies,
   });
   fleet.registerTaskResultHandlers(compute.taskResultHandlers);
+  fleet.onTasksDispatched((tasks) => compute.tasksDispatched(tasks));
 
   const platform = createPlatformDomain({
     db,

@@ -45,7 +45,13 @@ describe('SKUs', () => {
       sku: undefined,
     });
     expect(changed.body.unit_price.amount_minor).toBe(200);
-    const prices = await site.db.selectFrom('sku_prices').select('unit_price_minor').where('sku', '=', body.sku).orderBy('effective_from').orderBy('id').execute();
+    const prices = await site.db
+      .selectFrom('sku_prices')
+      .select('unit_price_minor')
+      .where('sku', '=', body.sku)
+      .orderBy('effective_from')
+      .orderBy('id')
+      .execute();
     expect(prices.map((price) => price.unit_price_minor).sort()).toEqual([100n, 200n]);
   });
 
@@ -75,9 +81,20 @@ describe('SKUs', () => {
     expect(running.status).toBe(201);
     expect((await site.asOperator('POST', `/api/v1/admin/skus/${body.sku}/deactivate`)).body.active).toBe(false);
     const refused = await launch();
-    expect([refused.status, refused.body.code, refused.body.details.reason]).toEqual([409, 'sku_unavailable', 'sku_inactive']);
-    await site.asOperator('PATCH', `/api/v1/admin/skus/${body.sku}`, { ...newSku({ unit_price: { amount_minor: 999, currency: 'USD' } }), sku: undefined });
-    const row = await site.db.selectFrom('allocations').select('unit_price_minor').where('id', '=', running.body.allocation.id).executeTakeFirstOrThrow();
+    expect([refused.status, refused.body.code, refused.body.details.reason]).toEqual([
+      409,
+      'sku_unavailable',
+      'sku_inactive',
+    ]);
+    await site.asOperator('PATCH', `/api/v1/admin/skus/${body.sku}`, {
+      ...newSku({ unit_price: { amount_minor: 999, currency: 'USD' } }),
+      sku: undefined,
+    });
+    const row = await site.db
+      .selectFrom('allocations')
+      .select('unit_price_minor')
+      .where('id', '=', running.body.allocation.id)
+      .executeTakeFirstOrThrow();
     expect(row.unit_price_minor).toBe(100n);
   });
 });
@@ -105,7 +122,9 @@ describe('OS images', () => {
     const change = (path: string) => site.asOperator('POST', `/api/v1/v3/platform/config/os-images/${id}/${path}`);
     expect((await change('deprecate')).body.status).toBe('deprecated');
     expect((await change('reactivate')).body.status).toBe('active');
-    const renamed = await site.asOperator('PATCH', `/api/v1/v3/platform/config/os-images/${id}`, { display_name: 'Other' });
+    const renamed = await site.asOperator('PATCH', `/api/v1/v3/platform/config/os-images/${id}`, {
+      display_name: 'Other',
+    });
     expect(renamed.body).toMatchObject({ display_name: 'Other', slug });
     expect((await site.asOperator('DELETE', `/api/v1/admin/os-images/${id}`)).status).toBe(204);
     expect((await site.asOperator('DELETE', `/api/v1/admin/os-images/${id}`)).status).toBe(404);
@@ -183,7 +202,9 @@ describe('lists', () => {
     const org = await site.as(person, 'GET', `/api/v1/orgs/${person.tenantId}/allocations`);
     expect(org.body.items).toHaveLength(3);
     expect(org.body.items[0]).not.toHaveProperty('placement_claims');
-    expect((await site.as(person, 'GET', `/api/v1/orgs/${person.tenantId}/allocations/${ids[0]}`)).body.id).toBe(ids[0]);
+    expect((await site.as(person, 'GET', `/api/v1/orgs/${person.tenantId}/allocations/${ids[0]}`)).body.id).toBe(
+      ids[0],
+    );
     const project = await site.as(person, 'GET', `/api/v1/projects/${person.projectId}/allocations`);
     expect(project.body.items).toHaveLength(3);
     const admin = await site.asOperator('GET', `/api/v1/admin/allocations?user_id=${person.userId}`);
@@ -193,14 +214,24 @@ describe('lists', () => {
 
   it('show hosts to anyone, without address or tenant, with what stands against a launch', async () => {
     const person = await site.customer();
-    const [free, taken, stale, cordoned] = await Promise.all([1, 2, 3, 4].map(() => site.addSilentHost({ region: 'nodes' })));
+    const [free, taken, stale, cordoned] = await Promise.all(
+      [1, 2, 3, 4].map(() => site.addSilentHost({ region: 'nodes' })),
+    );
     if (!free || !taken || !stale || !cordoned) throw new Error('no hosts');
     await site.launch(person, { node_id: taken });
-    await site.db.updateTable('node_heartbeats').set({ last_seen_at: new Date(0) }).where('node_id', '=', stale).execute();
+    await site.db
+      .updateTable('node_heartbeats')
+      .set({ last_seen_at: new Date(0) })
+      .where('node_id', '=', stale)
+      .execute();
     await site.db.updateTable('nodes').set({ status: 'cordoned' }).where('id', '=', cordoned).execute();
     const list = await site.call({ path: '/api/v1/nodes?region_code=nodes', token: person.token });
     const shown = new Map(list.body.items.map((node: { id: string }) => [node.id, node]));
-    expect(shown.get(free)).toMatchObject({ occupancy_status: 'available', in_use: false, readiness: { state: 'ready' } });
+    expect(shown.get(free)).toMatchObject({
+      occupancy_status: 'available',
+      in_use: false,
+      readiness: { state: 'ready' },
+    });
     expect(shown.get(taken)).toMatchObject({
       occupancy_status: 'reserved',
       in_use: true,
@@ -210,9 +241,9 @@ describe('lists', () => {
     expect(shown.get(cordoned)).toMatchObject({ readiness: { state: 'cordoned' } });
     expect(JSON.stringify(list.body)).not.toMatch(/\.test|host-/);
     const of = async (status: string) =>
-      (await site.call({ path: `/api/v1/nodes?region_code=nodes&status=${status}`, token: person.token })).body.items.map(
-        (node: { id: string }) => node.id,
-      );
+      (
+        await site.call({ path: `/api/v1/nodes?region_code=nodes&status=${status}`, token: person.token })
+      ).body.items.map((node: { id: string }) => node.id);
     expect((await of('online')).sort()).toEqual([free, taken].sort());
     expect(await of('offline')).toEqual([stale]);
     expect(await of('maintenance')).toEqual([cordoned]);

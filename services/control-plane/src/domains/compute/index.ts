@@ -1,4 +1,4 @@
-import type { ProjectId } from '@gpuaas/kernel';
+import type { Clock, ProjectId } from '@gpuaas/kernel';
 import type { DomainModule } from '../../spine/domain.js';
 import type { CallContext, Reader, Tx } from '../../spine/operation.js';
 import { type Admission, type AdmissionIntent, type AdmissionServices, admit } from './admission/admit.js';
@@ -14,7 +14,7 @@ import { taskOperations } from './operations/tasks.js';
 import { accessSubscribers } from './provisioning/access-events.js';
 import { lostRuntimesJob, overdueOperationsJob } from './provisioning/sweeps.js';
 import { type AllocationTaskResults, createTaskResults } from './provisioning/task-results.js';
-import { countProjectUse } from './store/allocations.js';
+import { countProjectUse, recordDispatch } from './store/allocations.js';
 import { findSku as findSkuRow } from './store/skus.js';
 import { occupancyOf } from './views/occupancy.js';
 
@@ -36,7 +36,17 @@ export type {
 export type { ProvisioningEvent } from './provisioning/lifecycle.js';
 export { type NodeOccupancy, occupancyOf } from './views/occupancy.js';
 
-export type ComputeDependencies = AdmissionServices;
+export interface ComputeDependencies extends AdmissionServices {
+  readonly db: Reader;
+  readonly clock: Clock;
+}
+
+/** A node task that a host was just given. */
+export interface DispatchedNodeTask {
+  readonly operationId: string | null;
+  readonly subjectType: string;
+  readonly subjectId: string;
+}
 
 /** What others may know of a SKU. */
 export interface SkuOffer {
@@ -57,6 +67,8 @@ export interface ComputeDomain extends DomainModule {
   findSku(reader: Reader, code: string): Promise<SkuOffer | null>;
   /** What a project still runs or occupies, by kind. */
   projectUsage(tx: Tx, projectId: ProjectId): Promise<Readonly<Record<string, number>>>;
+  /** Notes what hosts have taken up: to be told of every dispatch. */
+  tasksDispatched(tasks: readonly DispatchedNodeTask[]): Promise<void>;
   /** To be registered with the fleet before the first request is served. */
   readonly taskResultHandlers: readonly AllocationTaskResults[];
 }
@@ -99,6 +111,12 @@ export function createComputeDomain(dependencies: ComputeDependencies): ComputeD
     occupancyOf,
     findSku,
     projectUsage,
+    tasksDispatched: async (tasks) => {
+      const operations = tasks.flatMap(({ operationId, subjectType, subjectId }) =>
+        operationId !== null && subjectType === 'allocation' ? [{ id: operationId, allocationId: subjectId }] : [],
+      );
+      if (operations.length > 0) await recordDispatch(dependencies.db, operations, dependencies.clock.now());
+    },
     taskResultHandlers: [createTaskResults(dependencies)],
   };
 }

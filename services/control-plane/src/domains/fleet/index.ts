@@ -17,7 +17,7 @@ import type { FleetDependencies, FleetServices } from './services.js';
 import { findListedNode } from './store/nodes.js';
 import { type FreeNode, lockFreeNodes, type PlacementWish } from './store/placement.js';
 import { fleetSweeps } from './sweeps.js';
-import { HeldPolls } from './tasks/held-polls.js';
+import { type DispatchListener, HeldPolls } from './tasks/held-polls.js';
 import { Presence } from './tasks/presence.js';
 import { type NodeTaskRequest, type NodeTaskResultHandler, TaskQueue } from './tasks/task-queue.js';
 import { TaskSigner } from './tasks/task-signer.js';
@@ -41,6 +41,8 @@ import type { NodeStatus } from './rules/node-state.js';
 export { type NodeStatus, nodeStatuses } from './rules/node-state.js';
 export type { FleetDependencies } from './services.js';
 export type { FreeNode, PlacementWish } from './store/placement.js';
+export type { DispatchedTask } from './store/tasks.js';
+export type { DispatchListener } from './tasks/held-polls.js';
 export type {
   FinishedNodeTask,
   NodeTaskOutcome,
@@ -67,6 +69,8 @@ export interface FleetDomain extends DomainModule {
   claimsEnded(tx: Tx, ctx: CallContext, nodeId: NodeId): Promise<void>;
   /** Adds who acts on results of node tasks. Once a type, before the first request is served. */
   registerTaskResultHandlers(handlers: readonly NodeTaskResultHandler[]): void;
+  /** Adds who is told of tasks right after hosts were given them; a hint that may be lost. */
+  onTasksDispatched(listener: DispatchListener): void;
   /** Who calls on the node listener. Refuses 401 and, for a fenced node, 403. */
   authenticateNode(credentials: NodeCredentials): Promise<NodePrincipal>;
   /** Polls that wait in this process. */
@@ -140,6 +144,7 @@ export function createFleetDomain(dependencies: FleetDependencies): FleetDomain 
     findNode: nodeOnSale,
     claimsEnded: (tx, ctx, nodeId) => life.claimsEnded(tx, ctx, nodeId),
     registerTaskResultHandlers: (handlers) => queue.register(handlers),
+    onTasksDispatched: (listener) => polls.onDispatched(listener),
     authenticateNode: (credentials) => authenticator.authenticate(credentials),
     heldPolls: () => polls.size,
     close: () => polls.close(),

@@ -137,19 +137,6 @@ export async function beginRestart(
   return { ...allocation, status: to, currentOperationId: operationId };
 }
 
-/** The host has taken the launch. */
-export async function markProvisioning(tx: Tx, ctx: CallContext, allocation: LockedAllocation): Promise<void> {
-  const now = ctx.clock.now();
-  await recordMove(tx, {
-    allocation,
-    to: expected(allocation.status, 'dispatch'),
-    at: now,
-    milestones: { provisioning_started_at: now },
-    operation: { id: allocation.currentOperationId, status: 'running' },
-    event: { name: 'provisioning_started', status: 'succeeded' },
-  });
-}
-
 /**
  * The runtime serves: after a launch or after a restart. Opens the usage window in the same transaction, and brings
  * what was asked for meanwhile.

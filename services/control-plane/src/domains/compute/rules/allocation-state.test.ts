@@ -9,7 +9,7 @@ import {
   isMetered,
   meteringEffect,
 } from './allocation-state.js';
-import { CLAIM_STATUSES, claimStatusOf, claimStatusesBefore, mayClaimMove } from './claim-state.js';
+import { CLAIM_STATUSES, claimStatusesBefore, claimStatusOf, mayClaimMove } from './claim-state.js';
 import { isOperationOpen, mayOperationMove, OPERATION_STATUSES } from './operation-state.js';
 
 const walks = fc.tuple(fc.constantFrom(...ALLOCATION_STATUSES), fc.array(fc.constantFrom(...ALLOCATION_EVENTS)));

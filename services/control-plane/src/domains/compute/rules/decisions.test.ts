@@ -68,7 +68,10 @@ describe('which SKU a create means', () => {
   it('follows the node, then the request, then the only one on sale; it never guesses', () => {
     const facts = { nodeSku: null, requested: null, shape: 'baremetal', onSale: ['a'] } as const;
     expect(resolveSku({ ...facts, nodeSku: 'n' })).toEqual({ ok: true, sku: 'n' });
-    expect(resolveSku({ ...facts, nodeSku: 'n', requested: 'r' })).toMatchObject({ ok: false, reason: 'sku_not_of_node' });
+    expect(resolveSku({ ...facts, nodeSku: 'n', requested: 'r' })).toMatchObject({
+      ok: false,
+      reason: 'sku_not_of_node',
+    });
     expect(resolveSku({ ...facts, requested: 'r' })).toEqual({ ok: true, sku: 'r' });
     expect(resolveSku(facts)).toEqual({ ok: true, sku: 'a' });
     expect(resolveSku({ ...facts, onSale: [] })).toMatchObject({ ok: false, reason: 'sku_required' });
@@ -104,11 +107,20 @@ describe('the gates of a launch', () => {
   });
 
   it('let a deprecated image pass with a word, and refuse a disabled or unfit one', () => {
-    const image = { slug: 'i', status: 'active', target: 'baremetal', compatibleSkus: [], acceleratorVendor: null } as const;
+    const image = {
+      slug: 'i',
+      status: 'active',
+      target: 'baremetal',
+      compatibleSkus: [],
+      acceleratorVendor: null,
+    } as const;
     expect(decideImage(null, null, host)).toEqual({ ok: true });
     expect(decideImage('i', null, host)).toMatchObject({ reason: 'os_image_not_found', status: 400 });
     expect(decideImage('i', { ...image, status: 'disabled' }, host)).toMatchObject({ status: 409 });
-    expect(decideImage('i', { ...image, status: 'deprecated' }, host)).toMatchObject({ ok: true, warning: expect.any(String) });
+    expect(decideImage('i', { ...image, status: 'deprecated' }, host)).toMatchObject({
+      ok: true,
+      warning: expect.any(String),
+    });
     expect(decideImage('i', { ...image, target: 'vm_slice' }, host)).toMatchObject({ reason: 'os_image_incompatible' });
     expect(decideImage('i', { ...image, compatibleSkus: ['other'] }, host)).toMatchObject({ ok: false });
     expect(decideImage('i', { ...image, acceleratorVendor: 'amd' }, host)).toMatchObject({ ok: false });
@@ -153,13 +165,19 @@ describe('the end of a teardown', () => {
 describe('an operator’s word', () => {
   it('counts only for what is stuck on a silent host, and only once someone has looked', () =>
     fc.assert(
-      fc.property(status, fc.boolean(), fc.boolean(), fc.boolean(), (current, occupies, verifiedAbsent, hostResponds) => {
-        const decision = decideForceCleanup({ status: current, occupies, verifiedAbsent, hostResponds });
-        if (!decision.ok) return;
-        expect([verifiedAbsent, hostResponds]).toEqual([true, false]);
-        expect(['releasing', 'release_failed', 'failed']).toContain(current);
-        if (current === 'failed') expect(occupies).toBe(true);
-      }),
+      fc.property(
+        status,
+        fc.boolean(),
+        fc.boolean(),
+        fc.boolean(),
+        (current, occupies, verifiedAbsent, hostResponds) => {
+          const decision = decideForceCleanup({ status: current, occupies, verifiedAbsent, hostResponds });
+          if (!decision.ok) return;
+          expect([verifiedAbsent, hostResponds]).toEqual([true, false]);
+          expect(['releasing', 'release_failed', 'failed']).toContain(current);
+          if (current === 'failed') expect(occupies).toBe(true);
+        },
+      ),
     ));
 });
 
@@ -173,7 +191,8 @@ describe('a group', () => {
         const required = members.filter((one) => one.required);
         const basis = required.length > 0 ? required : members;
         if (group === 'active') expect(basis.every((one) => one.status === 'active')).toBe(true);
-        if (group === 'released') expect(members.every((one) => ['released', 'failed'].includes(one.status))).toBe(true);
+        if (group === 'released')
+          expect(members.every((one) => ['released', 'failed'].includes(one.status))).toBe(true);
         if (leaving) expect(['released', 'releasing', 'release_failed']).toContain(group);
       }),
     ));

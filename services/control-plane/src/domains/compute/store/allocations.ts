@@ -410,6 +410,79 @@ async function insertOperation(
     .execute();
 }
 
+/**
+ * Notes for many operations at once that hosts have taken them: a launch is being provisioned from then on. Passes over
+ * allocations that somebody is just moving, because whoever that is knows better.
+ */
+export async function recordDispatch(
+  db: Reader,
+  operations: readonly { readonly id: string; readonly allocationId: string }[],
+  at: Date,
+): Promise<void> {
+  const provisioning = { status: 'provisioning' as const, placement_status: placementStatusOf('provisioning') };
+  await db
+    .with('taken', (cte) =>
+      cte
+        .selectFrom('allocations')
+        .select(['id', 'current_operation_id', 'status'])
+        .where(
+          'id',
+          'in',
+          operations.map((operation) => operation.allocationId),
+        )
+        .where(
+          'current_operation_id',
+          'in',
+          operations.map((operation) => operation.id),
+        )
+        .orderBy('id')
+        .forUpdate()
+        .skipLocked(),
+    )
+    .with('launched', (cte) =>
+      cte
+        .updateTable('allocations')
+        .from('taken')
+        .set({ ...provisioning, provisioning_started_at: at, updated_at: at })
+        .whereRef('allocations.id', '=', 'taken.id')
+        .where('taken.status', '=', 'requested')
+        .returning(['allocations.id', 'allocations.current_operation_id']),
+    )
+    .with('claims', (cte) =>
+      cte
+        .updateTable('placement_claims')
+        .from('launched')
+        .set({ status: claimStatusOf('provisioning') })
+        .whereRef('placement_claims.allocation_id', '=', 'launched.id')
+        .where('placement_claims.status', 'in', claimStatusesBefore(claimStatusOf('provisioning')))
+        .returning('placement_claims.id'),
+    )
+    .with('events', (cte) =>
+      cte
+        .insertInto('allocation_events')
+        .columns(['id', 'allocation_id', 'operation_id', 'name', 'status', 'occurred_at'])
+        .expression((eb) =>
+          eb
+            .selectFrom('launched')
+            .select([
+              sql<string>`gen_random_uuid()`.as('id'),
+              'launched.id as allocation_id',
+              'launched.current_operation_id as operation_id',
+              sql<string>`'provisioning_started'`.as('name'),
+              sql<'succeeded'>`'succeeded'`.as('status'),
+              sql<Date>`${at}::timestamptz`.as('occurred_at'),
+            ]),
+        )
+        .returning('id'),
+    )
+    .updateTable('allocation_operations')
+    .from('taken')
+    .set({ status: 'running', started_at: at, updated_at: at })
+    .whereRef('allocation_operations.id', '=', 'taken.current_operation_id')
+    .where('allocation_operations.status', '=', 'queued')
+    .execute();
+}
+
 /** Moves the claims of an allocation whose own status stays: the teardown after a failed launch. Returns how many. */
 export async function moveClaims(tx: Tx, allocationId: AllocationId, to: ClaimStatus, at: Date): Promise<number> {
   const result = await tx

@@ -317,6 +317,9 @@ export interface DispatchedTask {
   readonly id: NodeTaskId;
   readonly nodeId: NodeId;
   readonly type: string;
+  readonly operationId: string | null;
+  readonly subjectType: string;
+  readonly subjectId: string;
   readonly paramsSealed: string;
   readonly correlationId: string;
   readonly issuedAt: Date;
@@ -339,6 +342,9 @@ export async function dispatchTasks(
     id: string;
     node_id: string;
     task_type: string;
+    operation_id: string | null;
+    subject_type: string;
+    subject_id: string;
     params_sealed: string;
     correlation_id: string;
     issued_at: Date;
@@ -367,12 +373,15 @@ export async function dispatchTasks(
       status = 'dispatched', attempt = attempt + 1, dispatched_at = COALESCE(dispatched_at, ${now}),
       lease_expires_at = ${lease}
     FROM due WHERE node_tasks.id = due.id
-    RETURNING node_tasks.id, node_tasks.node_id, task_type, params_sealed, correlation_id, issued_at, expires_at,
-      attempt`.execute(db);
+    RETURNING node_tasks.id, node_tasks.node_id, task_type, operation_id, subject_type, subject_id, params_sealed,
+      correlation_id, issued_at, expires_at, attempt`.execute(db);
   return rows.rows.map((row) => ({
     id: asId(row.id),
     nodeId: asId(row.node_id),
     type: row.task_type,
+    operationId: row.operation_id,
+    subjectType: row.subject_type,
+    subjectId: row.subject_id,
     paramsSealed: row.params_sealed,
     correlationId: row.correlation_id,
     issuedAt: row.issued_at,

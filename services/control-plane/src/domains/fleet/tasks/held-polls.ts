@@ -12,6 +12,12 @@ const LARGEST_DISPATCH = 500;
 const LOOK_AGAIN_MILLISECONDS = 5_000;
 const RETRY_MILLISECONDS = 500;
 
+/**
+ * Told of tasks after they were handed out. A hint for what people see: a process that dies in between tells nobody,
+ * and the result of the task comes all the same.
+ */
+export type DispatchListener = (tasks: readonly DispatchedTask[]) => Promise<void>;
+
 interface HeldPoll {
   readonly nodeId: NodeId;
   answer(task: TaskEnvelope | null): void;
@@ -31,6 +37,7 @@ export class HeldPolls {
   readonly #polls = new Map<NodeId, HeldPoll>();
   readonly #due = new Set<NodeId>();
   readonly #stopListening: (() => void)[];
+  readonly #listeners: DispatchListener[] = [];
   #dispatching = false;
   #lookAgain: NodeJS.Timeout | null = null;
   #closed = false;
@@ -54,6 +61,10 @@ export class HeldPolls {
       dependencies.signals.subscribe(NODE_TASKS_CHANNEL, (nodeId) => this.#wake(nodeId)),
       dependencies.signals.onGap(() => this.#look()),
     ];
+  }
+
+  onDispatched(listener: DispatchListener): void {
+    this.#listeners.push(listener);
   }
 
   /** How many polls wait here now. */
@@ -141,6 +152,7 @@ export class HeldPolls {
     const tasks = await dispatchTasks(this.#database, nodeIds, this.#clock.now());
     if (tasks.length === 0) return;
     const nobodyThere: DispatchedTask[] = [];
+    const handedOut: DispatchedTask[] = [];
     const key = await this.#signer.activeKey();
     for (const task of tasks) {
       const poll = this.#polls.get(task.nodeId);
@@ -150,6 +162,7 @@ export class HeldPolls {
       }
       try {
         poll.answer(signTask(this.#unsigned(task), key));
+        handedOut.push(task);
       } catch (error) {
         // It stays leased and comes again, until it expires or what is wrong with it is repaired.
         this.#log.error({ error: errorChain(error), task_id: task.id }, 'a task could not be signed');
@@ -157,6 +170,18 @@ export class HeldPolls {
     }
     // A lease would keep them from the node's next poll for two minutes.
     if (nobodyThere.length > 0) await returnTasks(this.#database, nobodyThere);
+    if (handedOut.length > 0) void this.#announce(handedOut);
+  }
+
+  async #announce(tasks: readonly DispatchedTask[]): Promise<void> {
+    for (const listener of this.#listeners) {
+      try {
+        await listener(tasks);
+      } catch (error) {
+        if (!this.#closed)
+          this.#log.warn({ error: errorChain(error), tasks: tasks.length }, 'nobody heard of a dispatch');
+      }
+    }
   }
 
   #unsigned(task: DispatchedTask): UnsignedTask {
