@@ -81,21 +81,24 @@ export async function replaceInternalToken(tx: Tx, id: string, tokenHash: string
  * the new one has no use for them.
  */
 export async function markCertificatesUsed(tx: Tx, serials: readonly string[], now: Date): Promise<void> {
-  const used = await sql<{ node_id: string; issued_at: Date }>`
+  const used = await sql<{ id: string; node_id: string; issued_at: Date }>`
     WITH unused AS (
       SELECT id FROM node_certificates
       WHERE serial_number = ANY(${serials}::text[]) AND first_used_at IS NULL
       ORDER BY id FOR UPDATE
     )
     UPDATE node_certificates SET first_used_at = ${now} FROM unused WHERE node_certificates.id = unused.id
-    RETURNING node_certificates.node_id, node_certificates.issued_at`.execute(tx);
+    RETURNING node_certificates.id, node_certificates.node_id, node_certificates.issued_at`.execute(tx);
   if (used.rows.length === 0) return;
   await sql`
     WITH older AS (
       SELECT c.id FROM node_certificates c
-      JOIN unnest(${used.rows.map((row) => row.node_id)}::uuid[], ${used.rows.map((row) => row.issued_at)}::timestamptz[])
-        AS shown (node_id, issued_at) ON shown.node_id = c.node_id
-      WHERE c.issued_at < shown.issued_at AND c.revoked_at IS NULL
+      JOIN unnest(
+        ${used.rows.map((row) => row.id)}::uuid[],
+        ${used.rows.map((row) => row.node_id)}::uuid[],
+        ${used.rows.map((row) => row.issued_at)}::timestamptz[]
+      ) AS shown (id, node_id, issued_at) ON shown.node_id = c.node_id
+      WHERE (c.issued_at, c.id) < (shown.issued_at, shown.id) AND c.revoked_at IS NULL
       ORDER BY c.id FOR UPDATE OF c
     )
     UPDATE node_certificates SET revoked_at = ${now} FROM older WHERE node_certificates.id = older.id`.execute(tx);
