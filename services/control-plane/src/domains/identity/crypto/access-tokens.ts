@@ -122,15 +122,19 @@ export function createAccessTokens(ring: SigningKeyRing, site: TokenAudience, cl
     async verify(token) {
       const name = createHash('sha256').update(token).digest('base64');
       const known = remembered.get(name);
-      const trusted = known && (await ring.verificationKey(known.kid)) !== undefined ? known : undefined;
-      const checked = trusted ?? (await check(token));
+      if (known && (await ring.verificationKey(known.kid)) === undefined) {
+        // its key is trusted no more
+        remembered.delete(name);
+        throw invalidToken();
+      }
+      const checked = known ?? (await check(token));
       const now = clock.now().getTime() / 1000;
       if (now >= checked.claims.exp) {
         remembered.delete(name);
         throw refuse('token_expired', undefined, 'the access token has expired');
       }
       if (checked.claims.iat > now + CLOCK_TOLERANCE_SECONDS) throw invalidToken();
-      if (!trusted) remembered.set(name, checked);
+      if (!known) remembered.set(name, checked);
       return checked.claims;
     },
   };

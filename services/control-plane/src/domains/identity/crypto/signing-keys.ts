@@ -1,4 +1,5 @@
 import { createHash, createPrivateKey, createPublicKey, generateKeyPairSync, type KeyObject } from 'node:crypto';
+import { setTimeout as delay } from 'node:timers/promises';
 import { type Clock, canonicalJson } from '@gpuaas/kernel';
 import { z } from 'zod';
 import type { Custody } from '../../../spine/custody.js';
@@ -16,8 +17,8 @@ import {
 const SEALING_PURPOSE = 'identity.access-token-key';
 /** other processes learn of a revoked key within this time */
 const REFRESH_MILLISECONDS = 30_000;
-/** at most one look at the database for key ids that nobody knows */
-const UNKNOWN_KEY_MILLISECONDS = 2_000;
+/** the least time between two looks at the database for key ids that this process does not know */
+const UNKNOWN_KEY_PAUSE_MILLISECONDS = 100;
 const ROTATION_MILLISECONDS = 30 * 24 * 3_600_000;
 /** longer than any token lives that the stepped-down key has signed */
 const GRACE_MILLISECONDS = 24 * 3_600_000;
@@ -62,10 +63,26 @@ export function createSigningKeyRing(db: Reader, custody: Custody, clock: Clock)
     return loading;
   }
 
-  async function current(maximumAge = REFRESH_MILLISECONDS): Promise<LoadedKeys> {
+  async function current(): Promise<LoadedKeys> {
     if (loaded === undefined) return load();
     const age = Math.abs(clock.now().getTime() - loaded.loadedAt);
-    return age < maximumAge ? loaded : load();
+    return age < REFRESH_MILLISECONDS ? loaded : load();
+  }
+
+  let nextLook: Promise<LoadedKeys> | undefined;
+  /**
+   * A look that begins after this call: a key that another process has just made is found. Made-up key ids wait in
+   * line for one look together, so that they cost their senders time and the database nothing.
+   */
+  function lookAgain(): Promise<LoadedKeys> {
+    nextLook ??= (async () => {
+      await loading?.catch(() => undefined);
+      await delay(UNKNOWN_KEY_PAUSE_MILLISECONDS);
+      nextLook = undefined;
+      await loading?.catch(() => undefined);
+      return load();
+    })();
+    return nextLook;
   }
 
   return {
@@ -79,7 +96,7 @@ export function createSigningKeyRing(db: Reader, custody: Custody, clock: Clock)
     },
     async verificationKey(kid) {
       const keys = await current();
-      return keys.verifying.get(kid) ?? (await current(UNKNOWN_KEY_MILLISECONDS)).verifying.get(kid);
+      return keys.verifying.get(kid) ?? (await lookAgain()).verifying.get(kid);
     },
     async rotate(tx, now) {
       await lockGuard(tx, 'token_signing_keys');
