@@ -80,7 +80,6 @@ interface Running {
   readonly users: Set<WorkflowEngineOptions>;
   readonly ready: Promise<void>;
   readonly stop: () => Promise<void>;
-  stopping: boolean;
 }
 let running: Running | null = null;
 let lastStop: Promise<void> = Promise.resolve();
@@ -111,7 +110,6 @@ export async function startWorkflowEngine(options: WorkflowEngineOptions): Promi
     stepsOf: (workflowId) => stepsOf(shared.db, workflowId),
     async stop() {
       if (!shared.users.delete(options) || shared.users.size > 0) return;
-      shared.stopping = true;
       running = null;
       lastStop = shared.stop();
       await lastStop;
@@ -171,7 +169,6 @@ function launch(options: WorkflowEngineOptions): Running {
     db,
     users: new Set(),
     ready: begin(),
-    stopping: false,
     async stop() {
       stopping.abort();
       await loop;
@@ -203,8 +200,6 @@ async function runRegistered(name: string, input: WorkflowInput): Promise<void> 
   try {
     outcome = (await registration.run(input, stepsFor(shared.db, input.id))) ?? 'completed';
   } catch (error) {
-    // This process is going away; the workflow is not over.
-    if (shared.stopping) throw error;
     failure = error;
     outcome = (await isCancelled(runId)) ? 'cancelled' : 'failed_manual_intervention';
     if (outcome === 'cancelled') {
@@ -213,6 +208,8 @@ async function runRegistered(name: string, input: WorkflowInput): Promise<void> 
       throw error;
     }
   }
+  // Where the engine has been shut under the workflow this step cannot run either: then nothing is over, and another
+  // worker goes on.
   const reason = failure === undefined ? null : redactText(errorChain(failure)).slice(0, 2_000);
   await DBOS.runStep(() => close(shared.db, input.id, runId, outcome, reason), {
     name: `close:${outcome}`,

@@ -214,6 +214,38 @@ describe('a workflow in this process', () => {
     expect(done).toEqual(['before', 'after']);
   });
 
+  it('survives the loss of every connection of its engine', async () => {
+    const done: string[] = [];
+    await run({
+      name: 'local.cut-off',
+      async run(_input, steps) {
+        await steps.step('before', async () => {
+          done.push('before');
+        });
+        await steps.receive('go', { timeoutSeconds: 60 });
+        await steps.step('after', async () => {
+          done.push('after');
+        });
+      },
+    });
+    const { id } = await start('local.cut-off');
+    await until(() => done.length === 1);
+    const owner = openDatabase({ url: database.url, poolSize: 1 });
+    const cut = async () => {
+      const { rows } = await sql`
+        SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+        WHERE datname = current_database() AND application_name LIKE 'gpuaas-workflow%'`.execute(owner);
+      return rows.length > 0;
+    };
+    await until(cut);
+    await until(cut);
+    await send(id, 'go', true);
+    await until(cut);
+    await owner.destroy();
+    await reaches(id, 'completed');
+    expect(done).toEqual(['before', 'after']);
+  });
+
   it('is shared by control planes of one process; the last one to stop ends it', async () => {
     const registration: WorkflowRegistration = { name: 'local.shared', run: async () => undefined };
     const other = {
