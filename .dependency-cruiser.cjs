@@ -76,7 +76,8 @@ module.exports = {
   options: {
     doNotFollow: { path: ['node_modules', 'dist'] },
     exclude: { path: ['/dist/', '/generated/', 'node_modules/.*/node_modules'] },
-    tsPreCompilationDeps: true,
+    // The project's TypeScript has no JavaScript API that the cruiser could parse with.
+    parser: 'swc',
     enhancedResolveOptions: {
       exportsFields: ['exports'],
       conditionNames: ['source', 'import', 'node', 'default'],
