@@ -1,6 +1,5 @@
 import { writeFile } from 'node:fs/promises';
 import path from 'node:path';
-import type { BareRoutes } from './bare-route-program.js';
 import { freeEverything, insertNodes } from './fixtures/nodes.js';
 import { headersOf, LAUNCH_BODY, type Person, post, signUp } from './fixtures/people.js';
 import { type BenchmarkRun, runBenchmark } from './harness/benchmark.js';
@@ -10,8 +9,9 @@ import { atLeast, measure } from './harness/results.js';
 import { type BenchmarkSite, type ControlPlaneProcess, POOL_SIZE, programFile, startSite } from './harness/site.js';
 import { median, rounded } from './harness/statistics.js';
 import { type HttpLoad, type LoadResult, startHttpLoad } from './load/http-load.js';
+import type { BareRoutes } from './programs/bare-route.js';
 import { type Plan, planOf } from './replay/plan.js';
-import { recordTwice } from './replay/recorder.js';
+import { recordTwice, requested } from './replay/recorder.js';
 
 const flags = readFlags({
   rounds: { default: 5, help: 'times that each route is measured, ours and bare in turn' },
@@ -66,7 +66,7 @@ await runBenchmark({
   profile: flags.profile,
   async run(run) {
     const site = await startSite(run);
-    await insertNodes(site.database, flags.nodes);
+    await insertNodes(site.database, { from: 1, to: flags.nodes });
     const { people, plans } = await prepare(run, site);
     const ours = await site.startControlPlane({ roles: ['api'], profile: true });
     const bareUrl = await startBareRoutes(run, site, plans);
@@ -138,12 +138,13 @@ async function prepare(
   for (const route of ROUTES) {
     const ofRoute: Plan[] = [];
     for (const person of people) {
-      const [first, second] = await recordTwice(recording.program, {
-        method: route.method,
-        url: `${recording.apiUrl}${route.path}`,
-        headers: { ...headersOf(person), ...(route.body !== undefined && { 'content-type': 'application/json' }) },
-        ...(route.body !== undefined && { body: route.body }),
-      });
+      const headers = { ...headersOf(person), ...(route.body !== undefined && { 'content-type': 'application/json' }) };
+      const [first, second] = await recordTwice(recording.program, () =>
+        requested(route.method, `${recording.apiUrl}${route.path}`, {
+          headers,
+          ...(route.body !== undefined && { body: route.body }),
+        }),
+      );
       ofRoute.push(planOf(first, second));
     }
     plans[route.name] = ofRoute;
@@ -168,7 +169,7 @@ async function startBareRoutes(run: BenchmarkRun, site: BenchmarkSite, routes: B
   const file = path.join(run.directory, 'bare-routes.json');
   await writeFile(file, JSON.stringify(told));
   const program = startProgram({
-    script: programFile('bare-route-program.js'),
+    script: programFile('programs/bare-route.js'),
     arguments: [file],
     profileDirectory: run.profileDirectory,
   });

@@ -2,7 +2,7 @@ import { mkdir, mkdtemp, rm } from 'node:fs/promises';
 import path from 'node:path';
 import { currentCommit, describeMachine } from './machine.js';
 import { repository } from './programs.js';
-import { type BenchmarkResult, type Measure, printed, writeResult } from './results.js';
+import { type BenchmarkResult, type Measure, printedMeasure, writeResult } from './results.js';
 
 export interface BenchmarkRun {
   /** for databases and files; removed at the end */
@@ -60,13 +60,17 @@ export async function runBenchmark(benchmark: Benchmark): Promise<void> {
   );
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.once(signal, () => abandon(`${signal}`));
 
+  process.stdout.write(`${benchmark.title}\n`);
   try {
     const machine = describeMachine(directory);
     await benchmark.run({
       directory,
       profileDirectory,
       cleanUp: (step) => void undo.push(step),
-      add: (each) => void measures.push(each),
+      add: (each) => {
+        measures.push(each);
+        process.stdout.write(`  ${printedMeasure(each)}\n`);
+      },
       say: (text) => void process.stderr.write(`  … ${text}\n`),
     });
     const result: BenchmarkResult = {
@@ -81,7 +85,9 @@ export async function runBenchmark(benchmark: Benchmark): Promise<void> {
       measures,
     };
     const file = await writeResult(result);
-    process.stdout.write(`${printed(result)}  written to ${path.relative(process.cwd(), file)}\n`);
+    process.stdout.write(
+      `${benchmark.title}: ${result.tookSeconds} s, written to ${path.relative(repository, file)}\n`,
+    );
   } catch (error) {
     process.exitCode = 1;
     process.stderr.write(

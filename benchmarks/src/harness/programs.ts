@@ -69,10 +69,14 @@ export function startProgram(options: ProgramOptions): Program {
   const nextMessage = <Answer>(accept: (message: unknown) => Answer | undefined): Promise<Answer> =>
     new Promise((resolve, reject) => {
       const listen = (message: unknown) => {
-        const answer = accept(message);
-        if (answer === undefined) return;
+        try {
+          const answer = accept(message);
+          if (answer === undefined) return;
+          resolve(answer);
+        } catch (error) {
+          reject(error instanceof Error ? error : new Error(String(error)));
+        }
         child.off('message', listen);
-        resolve(answer);
       };
       child.on('message', listen);
       void exited.then((how) => reject(new Error(`${name} ended (${how}) before it answered`)));
@@ -102,6 +106,43 @@ export function startProgram(options: ProgramOptions): Program {
 
 function readinessOf(message: unknown): unknown {
   return typeof message === 'object' && message !== null && 'ready' in message ? message.ready : undefined;
+}
+
+/** What a program reports when it has done what it was asked: numbers by name. */
+export type Report<Name extends string> = Readonly<Record<Name, number>>;
+
+/** Asks a program for a report with these numbers. Throws where it had a problem, or leaves one out. */
+export function askForReport<const Name extends string>(
+  program: Program,
+  request: Serializable,
+  names: readonly Name[],
+): Promise<Report<Name>> {
+  return program.ask(request, (answer) => {
+    if (typeof answer !== 'object' || answer === null) return undefined;
+    if ('problem' in answer) throw new Error(String(answer.problem));
+    if (!('report' in answer)) return undefined;
+    const { report } = answer;
+    if (!holds(report, names)) throw new Error(`a report without ${names.join(', ')}`);
+    return report;
+  });
+}
+
+function holds<Name extends string>(report: unknown, names: readonly Name[]): report is Report<Name> {
+  if (typeof report !== 'object' || report === null) return false;
+  const values = new Map<string, unknown>(Object.entries(report));
+  return names.every((name) => typeof values.get(name) === 'number');
+}
+
+/** In a started program: answers each request that `answer` knows; what it does not know gets undefined. */
+export function serveReports(answer: (request: object) => Promise<Report<string>> | undefined): void {
+  process.on('message', (message: unknown) => {
+    if (typeof message !== 'object' || message === null) return;
+    answer(message)?.then(
+      (report) => process.send?.({ report }),
+      (error: unknown) => process.send?.({ problem: error instanceof Error ? error.stack : String(error) }),
+    );
+  });
+  process.on('SIGTERM', () => process.exit(0));
 }
 
 /** In a started program: tells who started it, and ends with it. */

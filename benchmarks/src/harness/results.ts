@@ -101,14 +101,12 @@ function isMeasure(value: unknown): value is Measure {
 
 const isRecord = (value: unknown): value is Record<string, unknown> => typeof value === 'object' && value !== null;
 
-/** The result as lines for a terminal. */
-export function printed(result: BenchmarkResult): string {
-  const lines = result.measures.map((each) => {
-    const met = meetsAim(each);
-    const aim = each.aim ? `  aim ${each.aim.kind === 'at_least' ? '≥' : '≤'} ${each.aim.value}` : '';
-    const verdict = met === null ? '' : met ? '  met' : '  MISSED';
-    const details = Object.entries(each.details).map(([name, value]) => `${name} ${value}`);
-    return `${each.title}: ${each.value} ${each.unit}${aim}${verdict}${details.length > 0 ? `\n    ${details.join(', ')}` : ''}`;
-  });
-  return `${result.title} (${result.commit.slice(0, 12)}, ${Math.round(result.tookSeconds)} s)\n${lines.map((line) => `  ${line}`).join('\n')}\n`;
+/** The measure as lines for a terminal. */
+export function printedMeasure(measured: Measure): string {
+  const met = meetsAim(measured);
+  const aim = measured.aim ? `, aim ${measured.aim.kind === 'at_least' ? '≥' : '≤'} ${measured.aim.value}` : '';
+  const verdict = met === null ? '' : met ? ': met' : ': MISSED';
+  const details = Object.entries(measured.details).map(([name, value]) => `${name} ${value}`);
+  const explained = details.length > 0 ? `\n    ${details.join(', ')}` : '';
+  return `${measured.title}: ${measured.value} ${measured.unit}${aim}${verdict}${explained}`;
 }

@@ -26,7 +26,7 @@ export interface HttpLoad {
 }
 
 export async function startHttpLoad(run: BenchmarkRun): Promise<HttpLoad> {
-  const program: Program = startProgram({ script: programFile('load/http-load-program.js') });
+  const program: Program = startProgram({ script: programFile('programs/http-load.js') });
   run.cleanUp(() => program.stop());
   await program.ready;
   return {

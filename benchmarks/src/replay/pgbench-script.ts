@@ -25,30 +25,42 @@ function linesOf(plan: Plan): string[] {
       `\\set fresh${number}a random(10000000, 99999999)`,
       `\\set fresh${number}b random(100000000000, 999999999999)`,
     ]).flat(),
-    ...plan.statements.map((statement, index) =>
-      used.has(index) ? `${sqlOf(statement)} \\gset s${index}_` : `${sqlOf(statement)};`,
-    ),
+    ...plan.statements.flatMap((statement, index) => [
+      ...randomNumbersOf(statement, index),
+      used.has(index) ? `${sqlOf(statement, index)} \\gset s${index}_` : `${sqlOf(statement, index)};`,
+    ]),
   ];
 }
 
-function sqlOf(statement: PlannedStatement): string {
+function randomNumbersOf(statement: PlannedStatement, index: number): string[] {
+  return statement.parameters.flatMap((parameter, position) =>
+    (parameter ?? []).flatMap((piece) =>
+      piece.kind === 'random_integer' ? [`\\set random${index}_${position} random(0, ${piece.below - 1})`] : [],
+    ),
+  );
+}
+
+function sqlOf(statement: PlannedStatement, index: number): string {
   return statement.text
-    .replaceAll(/\$(\d+)/g, (_match, position: string) => literal(statement.parameters[Number(position) - 1]))
+    .replaceAll(/\$(\d+)/g, (_match, position: string) => {
+      const at = Number(position) - 1;
+      return literal(statement.parameters[at], `:random${index}_${at}`);
+    })
     .trim()
     .replace(/;$/, '');
 }
 
-function literal(parameter: Parameter | undefined): string {
+function literal(parameter: Parameter | undefined, randomNumber: string): string {
   if (parameter === undefined) throw new Error('a statement names more parameters than it was given');
   if (parameter === null) return 'NULL';
   const [only] = parameter;
   if (parameter.length === 1 && only?.kind === 'time') {
     return `(clock_timestamp() + interval '${Math.round(only.offsetMilliseconds)} milliseconds')`;
   }
-  return `'${parameter.map(textOf).join('')}'`;
+  return `'${parameter.map((piece) => textOf(piece, randomNumber)).join('')}'`;
 }
 
-function textOf(piece: Piece): string {
+function textOf(piece: Piece, randomNumber: string): string {
   switch (piece.kind) {
     case 'text':
       return piece.text.replaceAll("'", "''");
@@ -57,6 +69,8 @@ function textOf(piece: Piece): string {
     case 'result':
       if (piece.row !== 0) throw new Error('pgbench keeps the first row alone');
       return `:s${piece.statement}_${piece.column}`;
+    case 'random_integer':
+      return randomNumber;
     case 'time':
       // Inside a document, where the server's clock cannot be asked: any time of the right form will do.
       return new Date(Date.now() + piece.offsetMilliseconds).toISOString();

@@ -61,6 +61,16 @@ describe('a plan', () => {
     expect(plan.statements[2]?.parameters[3]).toEqual([{ kind: 'time', offsetMilliseconds: 1_800_000 }]);
   });
 
+  it('draws a large number anew that two requests drew differently', () => {
+    const draw = (number: string) => trace([statement('select $1, $2', [number, '5'])]);
+    const drawn = planOf(draw('200000000000000'), draw('1000000000'));
+    expect(drawn.statements[0]?.parameters).toEqual([
+      [{ kind: 'random_integer', below: 2 ** 48 }],
+      [{ kind: 'text', text: '5' }],
+    ]);
+    expect(pgbenchScript([drawn])).toContain(`\\set random0_0 random(0, ${2 ** 48 - 1})\nselect ':random0_0', '5';`);
+  });
+
   it('finds ids inside documents', () => {
     expect(plan.statements[3]?.parameters[0]).toEqual([
       { kind: 'text', text: '{"allocation":"' },

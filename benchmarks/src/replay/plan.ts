@@ -5,6 +5,8 @@ export type Piece =
   | { readonly kind: 'text'; readonly text: string }
   | { readonly kind: 'result'; readonly statement: number; readonly row: number; readonly column: string }
   | { readonly kind: 'fresh_uuid'; readonly number: number }
+  /** a whole number from 0 to below this */
+  | { readonly kind: 'random_integer'; readonly below: number }
   /** the time of the replay plus this */
   | { readonly kind: 'time'; readonly offsetMilliseconds: number };
 
@@ -39,6 +41,7 @@ const TIME = /\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d(?::?\d\d)
  *  - what differs and was returned by an earlier statement of the request is taken from there;
  *  - a UUID that differs and that nothing returned is a fresh one, the same wherever it stands;
  *  - a time that differs moves with the request;
+ *  - a large whole number that differs was drawn at random, and is drawn anew;
  *  - anything else that differs (a ciphertext, a number of a trace) stays as the second trace has it.
  * Throws where the two ran other statements.
  */
@@ -82,6 +85,9 @@ interface Known {
 function piecesOf(value: string, before: string, known: Known): Parameter {
   const whole = known.returned.get(value);
   if (whole) return [{ kind: 'result', ...whole }];
+  if (LARGE_INTEGER.test(value) && LARGE_INTEGER.test(before)) {
+    return [{ kind: 'random_integer', below: 2 ** Math.ceil(Math.log2(Math.max(Number(value), Number(before)))) }];
+  }
   const pieces: Piece[] = [];
   let end = 0;
   const text = (until: number): void => {
@@ -100,6 +106,9 @@ function piecesOf(value: string, before: string, known: Known): Parameter {
   text(value.length);
   return pieces;
 }
+
+/** Nothing that counts is that large; up to 15 digits a number carries it exactly. */
+const LARGE_INTEGER = /^\d{9,15}$/;
 
 const isUuid = (text: string): boolean => text.length === 36 && text[8] === '-';
 

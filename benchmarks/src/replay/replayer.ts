@@ -70,6 +70,8 @@ function textOf(piece: Piece, fresh: readonly string[], results: readonly Rows[]
       return piece.text;
     case 'fresh_uuid':
       return fresh[piece.number] ?? '';
+    case 'random_integer':
+      return String(Math.floor(Math.random() * piece.below));
     case 'time':
       return new Date(now + piece.offsetMilliseconds).toISOString();
     case 'result':

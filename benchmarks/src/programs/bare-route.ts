@@ -2,9 +2,9 @@ import { readFileSync } from 'node:fs';
 import { connectionConfig } from '@gpuaas/control-plane/spine/database';
 import fastify from 'fastify';
 import pg from 'pg';
-import { announceReady } from './harness/programs.js';
-import type { Plan } from './replay/plan.js';
-import { replay } from './replay/replayer.js';
+import { announceReady } from '../harness/programs.js';
+import type { Plan } from '../replay/plan.js';
+import { replay } from '../replay/replayer.js';
 
 /** What the program is told by its only argument, a file of JSON. */
 export interface BareRoutes {

@@ -1,7 +1,7 @@
 import autocannon from 'autocannon';
 import { announceReady } from '../harness/programs.js';
 import { quantile } from '../harness/statistics.js';
-import type { LoadOutcome, LoadRequest } from './http-load.js';
+import type { LoadOutcome, LoadRequest } from '../load/http-load.js';
 
 /** Sends what it is told to and reports; every latency is kept, so that the percentiles are those of all answers. */
 async function send(request: LoadRequest): Promise<LoadOutcome> {

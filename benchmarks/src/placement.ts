@@ -1,0 +1,310 @@
+import { writeFile } from 'node:fs/promises';
+import path from 'node:path';
+import { freeEverything, insertNodeIdentities, insertNodes, SKU } from './fixtures/nodes.js';
+import { headersOf, LAUNCH_BODY, type Person, signUp } from './fixtures/people.js';
+import { type BenchmarkRun, runBenchmark } from './harness/benchmark.js';
+import { readFlags } from './harness/flags.js';
+import { findPgbench, type PgbenchResult, runPgbench } from './harness/pgbench.js';
+import { askForReport, type Program, type Report, startProgram } from './harness/programs.js';
+import { atLeast, atMost, measure } from './harness/results.js';
+import { type BenchmarkSite, programFile, startSite } from './harness/site.js';
+import { median, rounded } from './harness/statistics.js';
+import { type LoadResult, startHttpLoad } from './load/http-load.js';
+import type { PlacementSetup } from './programs/admissions.js';
+import type { SiteSetup } from './programs/journeys.js';
+import type { ReplaySetup } from './programs/replay.js';
+import { ADMIT_REPORT, JOURNEY_REPORT, REPLAY_REPORT, STORM_REPORT } from './programs/reports.js';
+import { pgbenchScript } from './replay/pgbench-script.js';
+import { type Plan, planOf } from './replay/plan.js';
+import { recordTwice } from './replay/recorder.js';
+
+const flags = readFlags({
+  rounds: { default: 5, help: 'times that each part but the storm is measured' },
+  seconds: { default: 3, help: 'length of one measurement' },
+  clients: { default: 64, help: 'launches at a time, each of a person of their own' },
+  nodes: { default: 10_000, help: 'hosts for launches over HTTP' },
+  'many-nodes': { default: 100_000, help: 'hosts for the comparison with pgbench' },
+  hosts: { default: 300, help: 'simulated hosts for the way from launch to release' },
+  tries: { default: 20_000, help: 'claims tried in the storm; a million for the full proof' },
+  'storm-nodes': { default: 60, help: 'hosts that the storm is about' },
+  'journey-only': { default: false, help: 'only the way from launch to release' },
+  profile: { default: false, help: 'keep CPU profiles of the measured programs in .data/benchmarks' },
+});
+
+const pgbench = findPgbench();
+/** no SKU of the catalogue: launches never meet the hosts of the storm */
+const STORM_SKU = 'storm';
+let files = 0;
+
+await runBenchmark({
+  name: 'placement',
+  title: 'Placement of launches',
+  method:
+    'Launches are whole hosts, one a request, each client a person of their own; every round begins with all hosts ' +
+    'free. Over HTTP the launch is POST /allocations with all of its checks. Against SQL by hand the admission runs in ' +
+    `process (no HTTP), and ${pgbench ? 'pgbench' : 'a plain driver of pg (pgbench is not installed)'} runs the very ` +
+    'same statements, recorded from it, with as many clients. The storm removes the constraints that would catch a ' +
+    'double claim and lets two processes claim one to three of a few hosts, a tenth of the tries rolled back; claims ' +
+    'that overlap in time on one host are double. From launch to release, hosts speak the node protocol over plain ' +
+    'HTTP with their tokens and do at once what they are told; the control plane is one api and one worker process.',
+  parameters: flags,
+  deadlineSeconds: 420 + flags.rounds * (flags.seconds + 8) * 4 + flags.tries / 50,
+  profile: flags.profile,
+  async run(run) {
+    const site = await startSite(run);
+    const api = await site.startControlPlane({ roles: ['api'], profile: true });
+    run.say(`${flags.clients} people`);
+    const people = await signUp(api, site.database, flags.clients);
+
+    await insertNodes(site.database, { from: 1, to: flags.hosts });
+    await insertNodeIdentities(site.database, flags.hosts);
+    await journeys(run, site, { apiUrl: api.apiUrl, hosts: flags.hosts, people });
+    if (flags['journey-only']) return;
+
+    await freeEverything(site.database);
+    await insertNodes(site.database, { from: flags.hosts + 1, to: flags.nodes });
+    await launchesOverHttp(run, site, api.apiUrl, people);
+    await api.program.stop();
+
+    await freeEverything(site.database);
+    await insertNodes(site.database, { from: flags.nodes + 1, to: flags['many-nodes'] });
+    await againstHandWritten(run, site, people);
+
+    await storm(run, site, people);
+  },
+});
+
+type Journey = Report<(typeof JOURNEY_REPORT)[number]>;
+
+async function journeys(run: BenchmarkRun, site: BenchmarkSite, setup: SiteSetup): Promise<void> {
+  run.say('from launch to release');
+  const worker = await site.startControlPlane({ roles: ['worker'], profile: true });
+  const program = await started(run, 'programs/journeys.js', setup, []);
+  const ask = (seconds: number) => askForReport(program, { seconds }, JOURNEY_REPORT);
+  await ask(2);
+  const rounds: Journey[] = [];
+  for (let round = 0; round < flags.rounds; round += 1) rounds.push(await ask(flags.seconds));
+  await program.stop();
+  await worker.program.stop();
+  if (rounds.some(({ problems }) => problems > 0)) throw new Error('hosts had problems');
+  const { rows } = await site.database.query<{ status: string; was_active: boolean; count: string }>(
+    'SELECT status, active_at IS NOT NULL AS was_active, count(*) AS count FROM allocations GROUP BY 1, 2',
+  );
+  if (rows.some((row) => row.status !== 'released' || !row.was_active)) {
+    throw new Error(`allocations did not come all the way: ${JSON.stringify(rows)}`);
+  }
+  const middle = (pick: (round: Journey) => number) => rounded(median(rounds.map(pick)));
+  run.add(
+    measure(
+      'launch → active → released',
+      'per second',
+      rounds.map(({ completed, seconds }) => completed / seconds),
+      atLeast(100),
+      {
+        'to active p50 ms': middle(({ activeP50 }) => activeP50),
+        'to active p99 ms': middle(({ activeP99 }) => activeP99),
+        'to released p50 ms': middle(({ releasedP50 }) => releasedP50),
+        'to released p99 ms': middle(({ releasedP99 }) => releasedP99),
+        hosts: setup.hosts,
+        tenants: setup.people.length,
+      },
+    ),
+  );
+}
+
+async function launchesOverHttp(run: BenchmarkRun, site: BenchmarkSite, apiUrl: string, people: readonly Person[]) {
+  run.say(`launches over HTTP, ${flags.nodes} hosts`);
+  const load = await startHttpLoad(run);
+  const once = (seconds: number) =>
+    load.send({
+      url: `${apiUrl}/api/v1/allocations`,
+      method: 'POST',
+      headers: people.map(headersOf),
+      body: LAUNCH_BODY,
+      connections: flags.clients,
+      seconds,
+    });
+  await once(2);
+  const rounds: LoadResult[] = [];
+  for (let round = 0; round < flags.rounds; round += 1) {
+    await freeEverything(site.database);
+    rounds.push(await once(flags.seconds));
+  }
+  const p50 = rounded(median(rounds.map((round) => round.p50)));
+  const title = `admissions over HTTP, ${flags.nodes} hosts, ${flags.clients} clients`;
+  run.add(
+    measure(
+      title,
+      'per second',
+      rounds.map((round) => round.requestsPerSecond),
+      atLeast(300),
+      { 'p50 ms': p50 },
+    ),
+  );
+  run.add(
+    measure(
+      `${title}: p99`,
+      'ms',
+      rounds.map((round) => round.p99),
+      atMost(100),
+    ),
+  );
+}
+
+type Admissions = Report<(typeof ADMIT_REPORT)[number]>;
+
+async function againstHandWritten(run: BenchmarkRun, site: BenchmarkSite, people: readonly Person[]): Promise<void> {
+  run.say(`admissions in process against ${pgbench ?? 'a plain driver'}, ${flags['many-nodes']} hosts`);
+  const setup = placementSetup(site, people, SKU, null);
+  const plans = await recordAdmissions(run, setup);
+  await freeEverything(site.database);
+  const ours = await started(run, 'programs/admissions.js', setup, []);
+  const theirs = await handWritten(run, site, plans);
+  await askForReport(ours, { admit: 1.5 }, ADMIT_REPORT);
+  await theirs(1.5);
+
+  const rounds: { ours: Admissions; theirs: PgbenchResult }[] = [];
+  for (let round = 0; round < flags.rounds; round += 1) {
+    await freeEverything(site.database);
+    const first = await askForReport(ours, { admit: flags.seconds }, ADMIT_REPORT);
+    await freeEverything(site.database);
+    rounds.push({ ours: first, theirs: await theirs(flags.seconds) });
+  }
+  await ours.stop();
+  const rate = ({ admitted, seconds }: Admissions) => admitted / seconds;
+  const middle = (pick: (round: { ours: Admissions; theirs: PgbenchResult }) => number) =>
+    rounded(median(rounds.map(pick)));
+  run.add(
+    measure(
+      `admissions, ${flags['many-nodes']} hosts: share of the rate of the same transaction by ${pgbench ? 'pgbench' : 'plain pg'}`,
+      '',
+      rounds.map((round) => rate(round.ours) / round.theirs.transactionsPerSecond),
+      atLeast(0.7),
+      {
+        'ours/s': middle((round) => rate(round.ours)),
+        'by hand/s': middle((round) => round.theirs.transactionsPerSecond),
+        'ours p50 ms': middle((round) => round.ours.p50),
+        'ours p99 ms': middle((round) => round.ours.p99),
+        'by hand average ms': middle((round) => round.theirs.averageMilliseconds),
+        statements: plans[0]?.statements.length ?? 0,
+      },
+    ),
+  );
+}
+
+/** The statements of one admission of each person, taken from the program that runs them. */
+async function recordAdmissions(run: BenchmarkRun, setup: PlacementSetup): Promise<Plan[]> {
+  const hook = new URL('./replay/recording-hook.js', import.meta.url).href;
+  const program = await started(run, 'programs/admissions.js', setup, [hook]);
+  const plans: Plan[] = [];
+  for (const person of setup.people.keys()) {
+    const [first, second] = await recordTwice(program, async () => {
+      await askForReport(program, { admitOnce: person }, []);
+      return { status: 200, body: '' };
+    });
+    plans.push(planOf(first, second));
+  }
+  await program.stop();
+  return plans;
+}
+
+/** Runs the plans by pgbench, client n following plan n; without pgbench by plain `pg` in a process of its own. */
+async function handWritten(
+  run: BenchmarkRun,
+  site: BenchmarkSite,
+  plans: readonly Plan[],
+): Promise<(seconds: number) => Promise<PgbenchResult>> {
+  if (pgbench === null) {
+    const setup: ReplaySetup = { databaseUrl: site.databaseUrl, plans };
+    const program = await started(run, 'programs/replay.js', setup, []);
+    return (seconds) => askForReport(program, { seconds }, REPLAY_REPORT);
+  }
+  const script = path.join(run.directory, 'admission.sql');
+  await writeFile(script, pgbenchScript(plans));
+  return (seconds) =>
+    runPgbench({
+      program: pgbench,
+      databaseUrl: site.databaseUrl,
+      connectionOptions: plans[0]?.statements[0]?.pool ?? '',
+      script,
+      clients: plans.length,
+      seconds,
+    });
+}
+
+async function storm(run: BenchmarkRun, site: BenchmarkSite, people: readonly Person[]): Promise<void> {
+  run.say(`storm of ${flags.tries} tries`);
+  const { database } = site;
+  const from = flags['many-nodes'] + 1;
+  await insertNodes(database, { from, to: from + flags['storm-nodes'] - 1, sku: STORM_SKU });
+  await database.query('TRUNCATE placement_claims');
+  // What would turn a double claim into an error, so that it cannot hide in a retry.
+  await database.query('DROP INDEX placement_claims_one_exclusive');
+  await database.query('ALTER TABLE placement_claims DROP CONSTRAINT placement_claims_one_kind_a_node');
+  // Nothing is learned about locks from waiting for the disk.
+  await database.query('ALTER DATABASE gpuaas SET synchronous_commit = off');
+  const { rows } = await database.query<{ id: string }>('SELECT id FROM allocations LIMIT 1');
+  const processes = 2;
+  const setup: PlacementSetup = {
+    ...placementSetup(site, people, STORM_SKU, rows[0]?.id ?? null),
+    clients: Math.ceil(flags.clients / processes),
+  };
+  const programs = await Promise.all(
+    Array.from({ length: processes }, () => started(run, 'programs/admissions.js', setup, [])),
+  );
+  const begun = performance.now();
+  const reports = await Promise.all(
+    programs.map((program) => askForReport(program, { storm: Math.ceil(flags.tries / processes) }, STORM_REPORT)),
+  );
+  const seconds = (performance.now() - begun) / 1000;
+  await Promise.all(programs.map((program) => program.stop()));
+  const sum = (pick: (report: Report<(typeof STORM_REPORT)[number]>) => number) =>
+    reports.reduce((total, report) => total + pick(report), 0);
+
+  const overlaps = await database.query<{ count: number }>(`
+    SELECT count(*)::int AS count
+    FROM (SELECT created_at, lag(coalesce(released_at, 'infinity')) OVER (PARTITION BY node_id ORDER BY created_at) AS freed
+          FROM placement_claims) AS claim
+    WHERE freed > created_at`);
+  const leftOpen = await database.query<{ count: number }>(
+    'SELECT count(*)::int AS count FROM nodes WHERE sku = $1 AND open_claims <> 0',
+    [STORM_SKU],
+  );
+  const written = await database.query<{ count: number }>('SELECT count(*)::int AS count FROM placement_claims');
+  if (written.rows[0]?.count !== sum(({ hosts }) => hosts) || leftOpen.rows[0]?.count !== 0) {
+    throw new Error('claims were lost, or hosts are still counted as taken');
+  }
+  run.add(
+    measure('double claims in the storm', '', [overlaps.rows[0]?.count ?? Number.NaN], atMost(0), {
+      tries: sum(({ tries }) => tries),
+      'tries/s': rounded(sum(({ tries }) => tries) / seconds),
+      'hosts claimed': sum(({ hosts }) => hosts),
+      placed: sum(({ placed }) => placed),
+      'no room': sum(({ short }) => short),
+      'rolled back on purpose': sum(({ rolledBack }) => rolledBack),
+      'failed after retries': sum(({ failed }) => failed),
+      hosts: flags['storm-nodes'],
+    }),
+  );
+}
+
+function placementSetup(
+  site: BenchmarkSite,
+  people: readonly Person[],
+  sku: string,
+  allocationId: string | null,
+): PlacementSetup {
+  const { databaseUrl, masterKey } = site;
+  return { databaseUrl, masterKey, clients: flags.clients, sku, people, allocationId };
+}
+
+async function started(run: BenchmarkRun, script: string, setup: unknown, preload: string[]): Promise<Program> {
+  files += 1;
+  const file = path.join(run.directory, `setup-${files}.json`);
+  await writeFile(file, JSON.stringify(setup));
+  const profileDirectory = preload.length === 0 ? run.profileDirectory : null;
+  const program = startProgram({ script: programFile(script), arguments: [file], preload, profileDirectory });
+  run.cleanUp(() => program.stop());
+  await program.ready;
+  return program;
+}
