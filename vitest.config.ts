@@ -10,6 +10,8 @@ const project = (name: string, include: string[], extra: Record<string, unknown>
 
 export default defineConfig({
   test: {
+    // Tests wait for databases and timers more than they compute: more files at a time than cores.
+    maxWorkers: 4,
     projects: [
       project('contract', ['packages/contract/**/*.test.{ts,mjs}', 'packages/sdk/src/**/*.test.ts']),
       project('kernel', ['packages/kernel/src/**/*.test.ts', 'packages/node-protocol/src/**/*.test.ts']),

@@ -182,7 +182,7 @@ export async function callOver(url: string, options: CallOptions): Promise<Answe
   if (options.token !== undefined) headers.authorization = `Bearer ${options.token}`;
   if (options.project !== undefined) headers['x-project-id'] = options.project;
   if (options.key !== undefined) headers['idempotency-key'] = options.key;
-  let payload: BodyInit | null = null;
+  let payload: string | null = null;
   if (options.body !== undefined) {
     headers['content-type'] ??= 'application/json';
     payload = typeof options.body === 'string' ? options.body : JSON.stringify(options.body);
