@@ -299,7 +299,10 @@ describe('failure and cleanup', () => {
     const person = await site.customer();
     const { id } = (await site.launch(person, { node_id: nodeId })).body.allocation;
     const provisioning = await site.untilStatus(person, id, 'provisioning');
-    expect(provisioning).toMatchObject({ placement_status: 'provisioning', provisioning_started_at: expect.any(String) });
+    expect(provisioning).toMatchObject({
+      placement_status: 'provisioning',
+      provisioning_started_at: expect.any(String),
+    });
     const key = randomUUID();
     const first = await site.as(person, 'POST', `/api/v1/allocations/${id}/release`, undefined, key);
     expect(first.status).toBe(202);

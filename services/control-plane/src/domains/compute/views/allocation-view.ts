@@ -1,5 +1,5 @@
-// Beside compute's own tables this view reads the names of people (`users`) and projects (`projects`) of identity and
-// host names (`nodes`) of fleet; it changes nothing.
+// Beside compute's own tables this view reads the names of people (`users`) and projects (`projects`) of identity; it
+// changes nothing.
 import type { Schema } from '@gpuaas/contract';
 import { sql } from 'kysely';
 import { jsonArrayFrom } from 'kysely/helpers/postgres';
@@ -14,7 +14,6 @@ const selectAllocations = (reader: Reader) =>
     .selectFrom('allocations')
     .leftJoin('users', 'users.id', 'allocations.requested_by_user_id')
     .leftJoin('projects', 'projects.id', 'allocations.project_id')
-    .leftJoin('nodes', 'nodes.id', 'allocations.node_id')
     .select([
       'allocations.id',
       'allocations.tenant_id',
@@ -24,7 +23,6 @@ const selectAllocations = (reader: Reader) =>
       'users.display_name',
       'projects.name as project_name',
       'allocations.node_id',
-      'nodes.hostname as node_hostname',
       'allocations.scheduler_type',
       'allocations.capacity_shape',
       'allocations.placement_status',
@@ -202,7 +200,7 @@ export function allocationView(row: AllocationRow): Schema<'Allocation'> {
     project_id: row.project_id,
     project_name: row.project_name,
     node_id: row.node_id,
-    node_hostname: row.node_hostname,
+    node_hostname: row.connection_hostname,
     scheduler_type: row.scheduler_type,
     ...(row.capacity_shape !== null && { capacity_shape: row.capacity_shape }),
     placement_status: row.placement_status,
