@@ -1,5 +1,6 @@
 import { CompiledQuery, type PostgresPool, type PostgresPoolClient } from 'kysely';
 import type pg from 'pg';
+import { statementOf } from './prepared-statements.js';
 
 /** A wake-up for whoever listens on `channel`. Carries hints only: a lost one costs time, never data. */
 export interface Notification {
@@ -68,7 +69,7 @@ function deferringClient(client: pg.PoolClient, afterCommit: AfterCommit): Postg
       inTransaction = false;
       held = new Map();
     }
-    const result = await client.query(text, [...parameters]);
+    const result = await client.query(statementOf(text, parameters));
     if (text.startsWith('insert into "outbox_events"')) {
       announce(OUTBOX_CHANNEL, '');
       if (!inTransaction) handOver();

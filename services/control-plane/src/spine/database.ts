@@ -3,6 +3,7 @@ import pg from 'pg';
 import { type AfterCommit, deferringPool } from './after-commit.js';
 import type { Database } from './database.generated.js';
 import type { Reader } from './operation.js';
+import { preparingPool } from './prepared-statements.js';
 
 /** The role without rights to change the schema or append-only tables; the first migration makes it. */
 export const APPLICATION_ROLE = 'gpuaas_app';
@@ -41,7 +42,9 @@ export function openDatabase(options: DatabaseOptions): Kysely<Database> {
   pool.on('error', (error) => options.onConnectionError?.(error));
   pool.on('connect', (client) => client.on('error', () => undefined));
   return new Kysely<Database>({
-    dialect: new PostgresDialect({ pool: options.afterCommit ? deferringPool(pool, options.afterCommit) : pool }),
+    dialect: new PostgresDialect({
+      pool: options.afterCommit ? deferringPool(pool, options.afterCommit) : preparingPool(pool),
+    }),
   });
 }
 

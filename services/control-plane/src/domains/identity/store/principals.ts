@@ -1,5 +1,5 @@
-import { CompiledQuery } from 'kysely';
 import type { Reader } from '../../../spine/operation.js';
+import { preparedQuery } from '../../../spine/prepared-statements.js';
 import type { PlatformRole, TenantRole } from '../../../spine/principal.js';
 
 export interface UserSessionRow {
@@ -26,12 +26,13 @@ export async function findUserSession(
   sessionId: string,
   userId: string,
 ): Promise<UserSessionRow | undefined> {
-  const { rows } = await reader.executeQuery(prepared<UserSessionRow>(USER_SESSION, [sessionId, userId]));
+  const { rows } = await reader.executeQuery(userSession([sessionId, userId]));
   return rows[0];
 }
 
-const USER_SESSION = `
-SELECT u.id AS user_id, u.username, u.role, u.platform_role_source,
+const userSession = preparedQuery<UserSessionRow>(
+  'identity.user_session',
+  `SELECT u.id AS user_id, u.username, u.role, u.platform_role_source,
   COALESCE((SELECT array_agg(b.role) FROM platform_role_bindings b
     WHERE b.user_id = u.id AND b.revoked_at IS NULL), '{}') AS platform_roles,
   m.tenant_id, m.role AS tenant_role,
@@ -40,7 +41,8 @@ FROM sessions s
 JOIN users u ON u.id = s.user_id AND u.deleted_at IS NULL
 LEFT JOIN (tenant_memberships m JOIN tenants t ON t.id = m.tenant_id AND t.deleted_at IS NULL)
   ON m.user_id = u.id AND m.ended_at IS NULL
-WHERE s.id = $1 AND s.user_id = $2`;
+WHERE s.id = $1 AND s.user_id = $2`,
+);
 
 export interface MachineTokenRow {
   readonly service_account_id: string;
@@ -56,19 +58,19 @@ export async function findMachineToken(
   jti: string,
   serviceAccountId: string,
 ): Promise<MachineTokenRow | undefined> {
-  const { rows } = await reader.executeQuery(
-    prepared<MachineTokenRow>(
-      `SELECT a.id AS service_account_id, a.tenant_id, a.project_id, a.purpose, a.created_by_user_id
+  const { rows } = await reader.executeQuery(machineToken([jti, serviceAccountId]));
+  return rows[0];
+}
+
+const machineToken = preparedQuery<MachineTokenRow>(
+  'identity.machine_token',
+  `SELECT a.id AS service_account_id, a.tenant_id, a.project_id, a.purpose, a.created_by_user_id
 FROM machine_tokens t
 JOIN service_account_keys k ON k.key_id = t.key_id AND k.revoked_at IS NULL
 JOIN service_accounts a ON a.id = k.service_account_id AND a.state = 'active'
 JOIN projects p ON p.id = a.project_id AND p.deleted_at IS NULL
 WHERE t.jti = $1 AND a.id = $2`,
-      [jti, serviceAccountId],
-    ),
-  );
-  return rows[0];
-}
+);
 
 export interface ProjectAccessRow {
   readonly tenant_id: string;
@@ -81,19 +83,14 @@ export async function findProjectAccess(
   projectId: string,
   userId: string | null,
 ): Promise<ProjectAccessRow | undefined> {
-  const { rows } = await reader.executeQuery(
-    prepared<ProjectAccessRow>(
-      `SELECT p.tenant_id, m.role AS direct_role
-FROM projects p
-LEFT JOIN project_memberships m ON m.project_id = p.id AND m.user_id = $2 AND m.ended_at IS NULL
-WHERE p.id = $1 AND p.deleted_at IS NULL`,
-      [projectId, userId],
-    ),
-  );
+  const { rows } = await reader.executeQuery(projectAccess([projectId, userId]));
   return rows[0];
 }
 
-/** Text that is written once and never built: nothing to compile at a request. */
-function prepared<Row>(text: string, parameters: unknown[]): CompiledQuery<Row> {
-  return CompiledQuery.raw(text, parameters);
-}
+const projectAccess = preparedQuery<ProjectAccessRow>(
+  'identity.project_access',
+  `SELECT p.tenant_id, m.role AS direct_role
+FROM projects p
+LEFT JOIN project_memberships m ON m.project_id = p.id AND m.user_id = $2 AND m.ended_at IS NULL
+WHERE p.id = $1 AND p.deleted_at IS NULL`,
+);
