@@ -11,7 +11,7 @@ let site: ComputeSite;
 beforeAll(async () => {
   site = await startComputeSite();
 });
-afterAll(() => site.stop());
+afterAll(() => site?.stop());
 
 /** Each test uses a region of its own, so that none takes another's hosts. */
 const inRegion = (region: string, sku: string = SKU) => ({ scheduler_request: { sku, region_code: region } });

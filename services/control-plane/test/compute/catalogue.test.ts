@@ -6,7 +6,7 @@ let site: ComputeSite;
 beforeAll(async () => {
   site = await startComputeSite({ roles: ['api'] });
 });
-afterAll(() => site.stop());
+afterAll(() => site?.stop());
 
 const newSku = (given: Record<string, unknown> = {}) => ({
   sku: `test-${randomUUID().slice(0, 8)}`,

@@ -13,7 +13,7 @@ beforeEach(async () => {
   // Without a worker: sweeps run when the test says so.
   site = await startComputeSite({ clock, roles: ['api'] });
 });
-afterEach(() => site.stop());
+afterEach(() => site?.stop());
 
 async function sweep(): Promise<void> {
   for (const job of site.controlPlane.domains.compute.periodicJobs ?? []) {

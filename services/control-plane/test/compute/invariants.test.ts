@@ -7,7 +7,7 @@ let site: ComputeSite;
 beforeAll(async () => {
   site = await startComputeSite();
 });
-afterAll(() => site.stop());
+afterAll(() => site?.stop());
 
 /** Each query finds what must never be, at any moment, whatever runs. */
 const NEVER = {

@@ -5,7 +5,7 @@ let site: ComputeSite;
 beforeAll(async () => {
   site = await startComputeSite();
 });
-afterAll(() => site.stop());
+afterAll(() => site?.stop());
 
 describe('one allocation on one host', () => {
   it('is launched, becomes active, is billed, restarted, and released', async () => {
