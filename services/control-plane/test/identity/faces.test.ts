@@ -136,12 +136,43 @@ describe('presence', () => {
   });
 });
 
+describe('housekeeping', () => {
+  it('forgets sealed successors after their grace, and tokens after their session', async () => {
+    const person = await site.signup();
+    const refresh = () =>
+      site.call({ method: 'POST', path: '/api/v1/auth/token/refresh', body: { refresh_token: person.refreshToken } });
+    const kept = async () =>
+      site.db
+        .selectFrom('refresh_tokens as t')
+        .innerJoin('sessions as s', 's.id', 't.session_id')
+        .select('t.successor_sealed')
+        .where('s.user_id', '=', person.userId)
+        .orderBy('t.issued_at')
+        .orderBy('t.id')
+        .execute()
+        .then((rows) => rows.map((row) => row.successor_sealed !== null));
+    expect((await refresh()).status).toBe(200);
+    await runJob('identity.sweep-credentials');
+    expect(await kept()).toEqual([true, false]);
+    expect((await refresh()).status).toBe(200);
+    clock.advance(20_001);
+    await runJob('identity.sweep-credentials');
+    expect(await kept()).toEqual([false, false]);
+    clock.advance(15 * 24 * 3600 * 1000);
+    await runJob('identity.sweep-credentials');
+    expect(await kept()).toEqual([]);
+  });
+});
+
+async function runJob(name: string): Promise<void> {
+  const job = site.controlPlane.domains.periodicJobs.find((each) => each.name === name);
+  if (!job) throw new Error(`no job ${name}`);
+  const log = createLogger({ program: 'test', level: 'silent' });
+  await job.run(site.db, jobContext('test', { clock, log }), new AbortController().signal);
+}
+
 describe('signing keys', () => {
-  const rotate = async () => {
-    const job = site.controlPlane.domains.periodicJobs.find(({ name }) => name === 'identity.rotate-signing-key');
-    const log = createLogger({ program: 'test', level: 'silent' });
-    await job?.run(site.db, jobContext('test', { clock, log }), new AbortController().signal);
-  };
+  const rotate = () => runJob('identity.rotate-signing-key');
   const kidOf = (token: string): string =>
     JSON.parse(Buffer.from(token.split('.')[0] ?? '', 'base64url').toString()).kid;
   const me = async (token: string) => (await site.call({ path: '/api/v1/users/me', token })).status;

@@ -102,7 +102,7 @@ export function createIdentityDomain(dependencies: IdentityDependencies): Identi
       ...platformRoleOperations({ clock }),
       ...auditLogOperations({ db, clock }),
     },
-    periodicJobs: identityJobs({ clock, ring }),
+    periodicJobs: identityJobs({ clock, ring, lifetimes }),
     authenticateBearer: createAuthenticateBearer({ tokens, clock, lifetimes, presence }),
     projectScopeOf,
     recordDenial: (ctx, denial) => recordDenial(db, ctx, denial),

@@ -3,11 +3,21 @@ import type { PeriodicJob } from '../../spine/periodic-jobs.js';
 import { inTransaction } from '../../spine/transaction.js';
 import type { SigningKeyRing } from './crypto/signing-keys.js';
 import { REFRESH_GRACE_SECONDS } from './rules/refresh.js';
+import type { SessionLifetimes } from './rules/session.js';
 import { sweepCredentials } from './store/sessions.js';
 
 const MINUTE = 60_000;
+const DAY = 24 * 60 * MINUTE;
 
-export function identityJobs({ clock, ring }: { readonly clock: Clock; readonly ring: SigningKeyRing }): PeriodicJob[] {
+export function identityJobs({
+  clock,
+  ring,
+  lifetimes,
+}: {
+  readonly clock: Clock;
+  readonly ring: SigningKeyRing;
+  readonly lifetimes: SessionLifetimes;
+}): PeriodicJob[] {
   return [
     {
       name: 'identity.sweep-credentials',
@@ -16,7 +26,8 @@ export function identityJobs({ clock, ring }: { readonly clock: Clock; readonly 
         const now = clock.now();
         // twice the grace: a request that is being answered still finds the successor
         const successorsBefore = new Date(now.getTime() - 2 * REFRESH_GRACE_SECONDS * 1000);
-        await sweepCredentials(db, { successorsBefore, now });
+        const tokensBefore = new Date(now.getTime() - lifetimes.absoluteSeconds * 1000 - DAY);
+        await sweepCredentials(db, { successorsBefore, tokensBefore, now });
       },
     },
     {

@@ -175,22 +175,35 @@ export async function findSessionOfToken(tx: Tx, tokenHash: Uint8Array, userId: 
   return row?.id ?? null;
 }
 
+export interface SweepTimes {
+  /** successors of tokens that were used before are forgotten */
+  readonly successorsBefore: Date;
+  /** refresh tokens that were issued before belong to sessions that are over */
+  readonly tokensBefore: Date;
+  readonly now: Date;
+}
+
+const DAY_MILLISECONDS = 24 * 3_600_000;
+/** How long a session stays in lists and investigations after it ended. */
+const SESSION_HISTORY_DAYS = 180;
+
 /** Removes what no decision can need any more; bounded, so that one run never holds locks for long. */
-export async function sweepCredentials(db: Reader, times: { successorsBefore: Date; now: Date }): Promise<void> {
+export async function sweepCredentials(db: Reader, times: SweepTimes): Promise<void> {
+  const daysAgo = (days: number) => new Date(times.now.getTime() - days * DAY_MILLISECONDS);
   await db
     .updateTable('refresh_tokens')
     .set({ successor_sealed: null })
     .where('successor_sealed', 'is not', null)
     .where('used_at', '<', times.successorsBefore)
     .execute();
-  const day = 24 * 3_600_000;
-  const before = (milliseconds: number) => new Date(times.now.getTime() - milliseconds);
   await sql`DELETE FROM machine_tokens WHERE jti IN (
-    SELECT jti FROM machine_tokens WHERE expires_at < ${before(day)} LIMIT 10000)`.execute(db);
-  await sql`DELETE FROM authentication_attempts WHERE window_start < ${before(2 * day)}`.execute(db);
-  await sql`DELETE FROM denial_marks WHERE minute < ${before(day)}`.execute(db);
-  // A token of a session that ended long ago is as unknown as one that never was: both are refused.
-  await sql`DELETE FROM refresh_tokens WHERE session_id IN (
-    SELECT id FROM sessions WHERE expires_at < ${before(30 * day)} AND EXISTS (
-      SELECT FROM refresh_tokens r WHERE r.session_id = sessions.id) LIMIT 1000)`.execute(db);
+    SELECT jti FROM machine_tokens WHERE expires_at < ${daysAgo(1)} LIMIT 10000)`.execute(db);
+  await sql`DELETE FROM authentication_attempts WHERE window_start < ${daysAgo(2)}`.execute(db);
+  await sql`DELETE FROM denial_marks WHERE minute < ${daysAgo(1)}`.execute(db);
+  await sql`DELETE FROM refresh_tokens WHERE id IN (
+    SELECT id FROM refresh_tokens WHERE issued_at < ${times.tokensBefore} ORDER BY issued_at LIMIT 10000)`.execute(db);
+  await sql`DELETE FROM sessions WHERE id IN (
+    SELECT s.id FROM sessions s WHERE s.expires_at < ${daysAgo(SESSION_HISTORY_DAYS)}
+      AND NOT EXISTS (SELECT FROM refresh_tokens r WHERE r.session_id = s.id)
+    ORDER BY s.expires_at LIMIT 10000)`.execute(db);
 }
