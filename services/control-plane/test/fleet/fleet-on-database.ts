@@ -39,7 +39,10 @@ export interface NodeGiven {
 export async function fleetOnDatabase(settings: Partial<FleetSettings> = {}): Promise<FleetOnDatabase> {
   const database = await cloneDatabase();
   const clock = new ManualClock(START);
-  const log = createLogger({ program: 'test', level: 'silent' });
+  const log = createLogger({
+    program: 'test',
+    level: process.env.GPUAAS_TEST_LOG_LEVEL === 'debug' ? 'debug' : 'silent',
+  });
   const custody = createCustody(parseCustodyKeys('0f'.repeat(32)));
   const undo: (() => Promise<unknown> | unknown)[] = [() => database.drop()];
 

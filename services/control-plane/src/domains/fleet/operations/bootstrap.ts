@@ -1,16 +1,17 @@
 import { sha256Hex } from '@gpuaas/kernel';
 import { MAX_PROGRESS_BYTES } from '@gpuaas/node-protocol';
 import { z } from 'zod';
-import type { CallContext } from '../../../spine/operation.js';
 import {
+  type CallContext,
   command,
+  exchange,
   type OperationHandlers,
-  preparedCommand,
   query,
   type Reader,
   type Tx,
 } from '../../../spine/operation.js';
 import { Refusal, refuse } from '../../../spine/refusal.js';
+import { inTransaction } from '../../../spine/transaction.js';
 import { renderBootstrapScript, type ScriptInputs } from '../rules/bootstrap-script.js';
 import { type BootstrapUse, mayBootstrap } from '../rules/enrollment.js';
 import { advanceNode } from '../rules/node-state.js';
@@ -41,23 +42,20 @@ export function bootstrapOperations(services: FleetServices): OperationHandlers 
     return { status: 200, contentType: 'text/plain; charset=utf-8', content, headers: NOT_TO_BE_KEPT };
   });
 
-  const packageDownload = preparedCommand<'nodeBootstrapPackage', null>({
-    // Before the answer: a missing package must not count as a contact.
-    prepare: async () => {
-      await agentPackage.describe();
-      return null;
-    },
-    async run({ tx, ctx, path }) {
+  const packageDownload = exchange<'nodeBootstrapPackage'>(async ({ ctx, path }) => {
+    // First: a package that is not there must not count as a contact.
+    await agentPackage.describe();
+    await inTransaction(services.database, async (tx) => {
       const token = await usableToken(tx, ctx, path.bootstrap_token, 'fetch');
       await noteContact(tx, ctx, token);
-      const { stream, bytes } = await agentPackage.content();
-      return {
-        status: 200,
-        contentType: 'application/gzip',
-        content: stream,
-        headers: { ...NOT_TO_BE_KEPT, 'content-length': String(bytes) },
-      };
-    },
+    });
+    const { stream, bytes } = await agentPackage.content();
+    return {
+      status: 200,
+      contentType: 'application/gzip',
+      content: stream,
+      headers: { ...NOT_TO_BE_KEPT, 'content-length': String(bytes) },
+    };
   });
 
   const credential = query<'nodeBootstrapRegistryCredential'>(async ({ db, ctx, path }) => {

@@ -84,7 +84,8 @@ export function identityOperations(services: FleetServices): OperationHandlers {
         action: 'node.enroll',
         targetType: 'node',
         targetId: node.id,
-        metadata: { repeated: decision.kind === 'repeat', certificate_serial: signed.certificate.serialNumber },
+        metadata:
+          decision.kind === 'repeat' ? { repeated: true } : { certificate_serial: signed.certificate.serialNumber },
       });
       return {
         status: 200,
@@ -118,7 +119,7 @@ export function identityOperations(services: FleetServices): OperationHandlers {
         action: 'node.certificate.renew',
         targetType: 'node',
         targetId: node.id,
-        metadata: { repeated: kept !== null, certificate_serial: signed.certificate.serialNumber },
+        metadata: kept === null ? { certificate_serial: signed.certificate.serialNumber } : { repeated: true },
       });
       return {
         status: 200,

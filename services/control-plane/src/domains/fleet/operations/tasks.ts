@@ -48,8 +48,9 @@ export function taskOperations(services: FleetServices): OperationHandlers {
           details: { reason: 'output_too_large', maximum_bytes: MAX_OUTPUT_BYTES },
         });
       }
-      const task = await lockTaskOfNode(tx, nodeId, asId(path.task_id));
-      if (task === null) throw notFound('task');
+      const found = await lockTaskOfNode(tx, nodeId, asId(path.task_id));
+      if (found === null) throw notFound('task');
+      const { task, signatureRejections } = found;
 
       const error = body.error?.slice(0, MAXIMUM_ERROR_LENGTH) ?? null;
       const hash = canonicalHash({ status: body.status, error, completed_at: body.completed_at, output: body.output });
@@ -67,7 +68,7 @@ export function taskOperations(services: FleetServices): OperationHandlers {
           });
           return { status: 200, body: { ok: false } };
         case 'accept':
-          await noteSignature(tx, ctx, task, decision.to, body.output);
+          await noteSignature(tx, ctx, task, signatureRejections, decision.to, body.output);
           await queue.finish(tx, ctx, task, { status: decision.to, error, output: body.output, resultHash: hash });
           return { status: 200, body: { ok: true } };
       }
@@ -80,11 +81,12 @@ export function taskOperations(services: FleetServices): OperationHandlers {
     tx: Tx,
     ctx: CommandContext,
     task: TaskRow,
+    before: number,
     status: 'completed' | 'failed' | 'rejected',
     output: Readonly<Record<string, unknown>>,
   ): Promise<void> => {
     const refused = status === 'rejected' && SIGNATURE_REJECTIONS.some((reason) => reason === output.reason);
-    if (!refused) return clearSignatureRejections(tx, task.nodeId);
+    if (!refused) return before > 0 ? clearSignatureRejections(tx, task.nodeId) : undefined;
     const inARow = await countSignatureRejection(tx, task.nodeId);
     if (inARow >= SIGNATURE_REJECTIONS_BEFORE_QUARANTINE) await life.quarantine(tx, ctx, task.nodeId);
   };

@@ -225,12 +225,15 @@ export async function moveNodes(
   return moved.rows.map((row) => ({ id: asId(row.id), from: row.from_status }));
 }
 
-/** Active nodes whose last poll, or activation where there was none, lies before `silentSince`; at most `limit`. */
+/**
+ * Active nodes whose last poll lies before `silentSince`; at most `limit`. Read from the heartbeats, which are narrow
+ * and of which few are old. A node is never active without one: its first poll writes both.
+ */
 export async function lockSilentNodes(tx: Tx, silentSince: Date, limit: number): Promise<readonly NodeId[]> {
   const silent = await sql<{ id: string }>`
-    SELECT n.id FROM nodes n LEFT JOIN node_heartbeats h ON h.node_id = n.id
+    WITH old AS MATERIALIZED (SELECT node_id FROM node_heartbeats WHERE last_seen_at < ${silentSince})
+    SELECT n.id FROM old JOIN nodes n ON n.id = old.node_id
     WHERE n.status = 'active' AND n.removed_at IS NULL
-      AND COALESCE(h.last_seen_at, n.status_changed_at) < ${silentSince}
     ORDER BY n.id LIMIT ${limit} FOR UPDATE OF n SKIP LOCKED`.execute(tx);
   return silent.rows.map((row) => asId(row.id));
 }

@@ -31,27 +31,24 @@ export interface NewTask {
   readonly expiresAt: Date;
 }
 
-export async function insertTask(tx: Tx, task: NewTask): Promise<void> {
-  await tx
-    .insertInto('node_tasks')
-    .values({
-      id: task.id,
-      node_id: task.nodeId,
-      task_type: task.type,
-      params_sealed: task.paramsSealed,
-      params_hash: task.paramsHash,
-      resource_key: task.resourceKey,
-      generation: task.generation,
-      operation_id: task.operationId,
-      subject_type: task.subjectType,
-      subject_id: task.subjectId,
-      correlation_id: task.correlationId,
-      request_id: task.requestId,
-      trace_id: task.traceId,
-      issued_at: task.issuedAt,
-      expires_at: task.expiresAt,
-    })
-    .execute();
+/**
+ * Writes the task where the node may be given one of its type and has no live one of this generation, type and key.
+ * False where either fails; the caller then looks which.
+ */
+export async function insertTaskIfFree(tx: Tx, task: NewTask): Promise<boolean> {
+  const statuses = NODE_STATUSES.filter((status) => mayNodeRun(task.type, { status, fenced: false }));
+  const inserted = await sql<{ id: string }>`
+    INSERT INTO node_tasks (id, node_id, task_type, params_sealed, params_hash, resource_key, generation, operation_id,
+      subject_type, subject_id, correlation_id, request_id, trace_id, issued_at, expires_at)
+    SELECT ${task.id}::uuid, n.id, ${task.type}, ${task.paramsSealed}, ${task.paramsHash}, ${task.resourceKey},
+      ${task.generation}::smallint, ${task.operationId}, ${task.subjectType}, ${task.subjectId}, ${task.correlationId},
+      ${task.requestId}, ${task.traceId}, ${task.issuedAt}::timestamptz, ${task.expiresAt}::timestamptz
+    FROM nodes n
+    WHERE n.id = ${task.nodeId} AND n.removed_at IS NULL AND n.status = ANY(${statuses}::text[])
+      AND (n.fenced_at IS NULL OR n.status = 'removing')
+    ON CONFLICT (node_id, task_type, resource_key, generation) WHERE status IN ('queued', 'dispatched') DO NOTHING
+    RETURNING id`.execute(tx);
+  return inserted.rows.length === 1;
 }
 
 /** Puts other params and another asker into a task that no host has seen. */
@@ -134,38 +131,47 @@ export interface TaskRow {
 }
 
 const TASK_COLUMNS = [
-  'id',
-  'node_id',
-  'task_type',
-  'params_sealed',
-  'resource_key',
-  'generation',
-  'status',
-  'operation_id',
-  'subject_type',
-  'subject_id',
-  'correlation_id',
-  'attempt',
-  'issued_at',
-  'expires_at',
-  'dispatched_at',
-  'lease_expires_at',
-  'completed_at',
-  'error',
-  'output_sealed',
-  'result_hash',
+  'node_tasks.id',
+  'node_tasks.node_id',
+  'node_tasks.task_type',
+  'node_tasks.params_sealed',
+  'node_tasks.resource_key',
+  'node_tasks.generation',
+  'node_tasks.status',
+  'node_tasks.operation_id',
+  'node_tasks.subject_type',
+  'node_tasks.subject_id',
+  'node_tasks.correlation_id',
+  'node_tasks.attempt',
+  'node_tasks.issued_at',
+  'node_tasks.expires_at',
+  'node_tasks.dispatched_at',
+  'node_tasks.lease_expires_at',
+  'node_tasks.completed_at',
+  'node_tasks.error',
+  'node_tasks.output_sealed',
+  'node_tasks.result_hash',
 ] as const;
 
-/** Locks a task of this node; null for an unknown one and for another node's. */
-export async function lockTaskOfNode(tx: Tx, nodeId: NodeId, taskId: NodeTaskId): Promise<TaskRow | null> {
+/**
+ * Locks a task of this node, and tells how many signatures in a row its host has refused; null for an unknown task and
+ * for another node's.
+ */
+export async function lockTaskOfNode(
+  tx: Tx,
+  nodeId: NodeId,
+  taskId: NodeTaskId,
+): Promise<{ readonly task: TaskRow; readonly signatureRejections: number } | null> {
   const row = await tx
     .selectFrom('node_tasks')
+    .innerJoin('nodes', 'nodes.id', 'node_tasks.node_id')
     .select(TASK_COLUMNS)
-    .where('id', '=', taskId)
-    .where('node_id', '=', nodeId)
-    .forUpdate()
+    .select('nodes.signature_rejections')
+    .where('node_tasks.id', '=', taskId)
+    .where('node_tasks.node_id', '=', nodeId)
+    .forUpdate('node_tasks')
     .executeTakeFirst();
-  return row ? taskOf(row) : null;
+  return row ? { task: taskOf(row), signatureRejections: row.signature_rejections } : null;
 }
 
 /** Locks a live task unless somebody else holds it; null where it has ended or is held. */
@@ -232,8 +238,11 @@ export interface TaskEnd {
   readonly at: Date;
 }
 
-/** Ends a live task that the caller has locked. The one that waits behind it moves up. */
-export async function endTask(tx: Tx, task: TaskRow, end: TaskEnd): Promise<void> {
+/**
+ * Ends a live task that the caller has locked; the one that waits behind it moves up. Tells whether anything waits for
+ * the node now.
+ */
+export async function endTask(tx: Tx, task: TaskRow, end: TaskEnd): Promise<{ readonly moreWaits: boolean }> {
   await tx
     .updateTable('node_tasks')
     .set({
@@ -247,27 +256,19 @@ export async function endTask(tx: Tx, task: TaskRow, end: TaskEnd): Promise<void
     .where('id', '=', task.id)
     .where('status', 'in', LIVE_TASK_STATUSES)
     .execute();
-  if (task.generation !== 0) return;
-  await tx
-    .updateTable('node_tasks')
-    .set({ generation: 0 })
-    .where('node_id', '=', task.nodeId)
-    .where('task_type', '=', task.type)
-    .where('resource_key', '=', task.resourceKey)
-    .where('status', 'in', LIVE_TASK_STATUSES)
-    .where('generation', '=', 1)
-    .execute();
-}
-
-export async function hasQueuedTasks(reader: Reader, nodeId: NodeId): Promise<boolean> {
-  const row = await reader
+  const waiting = await tx
     .selectFrom('node_tasks')
-    .select('id')
-    .where('node_id', '=', nodeId)
+    .select(['id', 'task_type', 'resource_key', 'generation'])
+    .where('node_id', '=', task.nodeId)
     .where('status', '=', 'queued')
-    .limit(1)
-    .executeTakeFirst();
-  return row !== undefined;
+    .execute();
+  const next = waiting.find(
+    (one) => one.generation === 1 && one.task_type === task.type && one.resource_key === task.resourceKey,
+  );
+  if (task.generation === 0 && next !== undefined) {
+    await tx.updateTable('node_tasks').set({ generation: 0 }).where('id', '=', next.id).execute();
+  }
+  return { moreWaits: waiting.length > 0 };
 }
 
 /** Results beyond these are not kept: a host may repeat itself, it may not fill the disk. */

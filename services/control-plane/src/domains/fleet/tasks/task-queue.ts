@@ -11,13 +11,13 @@ import type { Custody } from '../../../spine/custody.js';
 import type { CallContext, Tx } from '../../../spine/operation.js';
 import { refuse } from '../../../spine/refusal.js';
 import type { Signals } from '../../../spine/signals.js';
+import { RetryTransaction } from '../../../spine/transaction.js';
 import type { NodeTaskEnd } from '../rules/task-state.js';
 import { getNode } from '../store/nodes.js';
 import {
   endTask,
   findLiveTasksOfNode,
-  hasQueuedTasks,
-  insertTask,
+  insertTaskIfFree,
   lockLiveTaskIfFree,
   lockLiveTasks,
   replaceTask,
@@ -107,11 +107,6 @@ export class TaskQueue {
   ): Promise<NodeTaskId> {
     const parsed = parseTaskParams(request.type, request.params);
     if (!parsed.ok) throw new Error(`${request.type} cannot be queued: ${parsed.problems.join('; ')}`);
-    const node = await getNode(tx, request.nodeId);
-    if (!mayNodeRun(request.type, { status: node.status, fenced: node.fencedAt !== null })) {
-      throw refuse('node_offline', { reason: `node_is_${node.status}`, current_status: node.status });
-    }
-
     const now = ctx.clock.now();
     const params = JSON.stringify(parsed.value.params);
     const task = {
@@ -130,18 +125,24 @@ export class TaskQueue {
       expiresAt: new Date(now.getTime() + (request.expiresInSeconds ?? defaultTtlSeconds(request.type)) * 1000),
     };
 
-    const live = await lockLiveTasks(tx, task.nodeId, task.type, task.resourceKey);
-    const newest = live.at(-1);
-    if (newest !== undefined && sameRequest(newest, task)) return newest.id;
+    const id = newId<'node-task'>();
     await this.#signals.notify(tx, NODE_TASKS_CHANNEL, task.nodeId);
+    if (await insertTaskIfFree(tx, { ...task, id, generation: 0 })) return id;
+
+    const node = await getNode(tx, request.nodeId);
+    if (!mayNodeRun(request.type, { status: node.status, fenced: node.fencedAt !== null })) {
+      throw refuse('node_offline', { reason: `node_is_${node.status}`, current_status: node.status });
+    }
+    const newest = (await lockLiveTasks(tx, task.nodeId, task.type, task.resourceKey)).at(-1);
+    if (newest !== undefined && sameRequest(newest, task)) return newest.id;
     // A task behind another one is never handed out, so the newest of two can always be replaced.
     if (newest !== undefined && newest.attempt === 0) {
       await replaceTask(tx, newest.id, task);
       return newest.id;
     }
-    const id = newId<'node-task'>();
-    await insertTask(tx, { ...task, id, generation: newest === undefined ? 0 : 1 });
-    return id;
+    const generation = newest === undefined ? 0 : 1;
+    if (await insertTaskIfFree(tx, { ...task, id, generation })) return id;
+    throw new RetryTransaction('a task of the same kind came or ended at this moment');
   }
 
   /** Takes back a task that no host has seen; false where one has, or may just be seeing it. Tells no handler. */
@@ -167,9 +168,15 @@ export class TaskQueue {
   ): Promise<void> {
     const at = ctx.clock.now();
     const outputSealed = end.output === null ? null : this.sealOutput(end.output);
-    await endTask(tx, task, { status: end.status, error: end.error, outputSealed, resultHash: end.resultHash, at });
+    const { moreWaits } = await endTask(tx, task, {
+      status: end.status,
+      error: end.error,
+      outputSealed,
+      resultHash: end.resultHash,
+      at,
+    });
     // What waited for this task's resource, or for a free hand, may go now.
-    if (await hasQueuedTasks(tx, task.nodeId)) await this.#signals.notify(tx, NODE_TASKS_CHANNEL, task.nodeId);
+    if (moreWaits) await this.#signals.notify(tx, NODE_TASKS_CHANNEL, task.nodeId);
     const handler = this.#handlers.get(task.type);
     if (handler === undefined) return;
     await handler.handle(
