@@ -3,7 +3,7 @@ import type { OperationId } from '@gpuaas/contract';
 import type { Clock, Logger } from '@gpuaas/kernel';
 import { dialHost } from '../adapters/tcp/dial.js';
 import { createComputeDomain } from '../domains/compute/index.js';
-import { createFinanceDomain, openWallet, walletBalancesOfPage } from '../domains/finance/index.js';
+import { createFinanceDomain, openWallet, recordListPrice, walletBalancesOfPage } from '../domains/finance/index.js';
 import { createFleetDomain } from '../domains/fleet/index.js';
 import {
   createIdentityDomain,
@@ -108,6 +108,7 @@ export function composeDomains(parts: DomainParts) {
     identity: { shareProject, posixIdentityOf, sshKeysFor },
     funds: finance.fundsGate,
     metering: finance.metering,
+    recordListPrice,
     fleet,
     policies,
   });

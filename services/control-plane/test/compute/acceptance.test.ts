@@ -173,6 +173,61 @@ describe('placement', () => {
     expect(blocked.body).toMatchObject({ code: 'sku_unavailable', details: { reason: 'readiness_blocked' } });
   });
 
+  it('check 6: a host of which a slot is used is not taken whole, whatever the code believes', async () => {
+    const nodeId = await site.addSilentHost({ region: 'check-6' });
+    const other = await site.addSilentHost({ region: 'check-6-other' });
+    const person = await site.customer();
+    const { id } = (await site.launch(person, { node_id: other })).body.allocation;
+    const claim = { allocation_id: id, node_id: nodeId, status: 'active' as const, created_at: new Date() };
+    const insert = (values: { kind: 'slot' | 'node_exclusive'; slot_id: string | null; id?: string }) =>
+      site.db
+        .insertInto('placement_claims')
+        .values({ id: randomUUID(), ...claim, ...values })
+        .execute();
+    const slotId = randomUUID();
+    await insert({ kind: 'slot', slot_id: slotId });
+    const named = await site.launch(person, { node_id: nodeId });
+    expect([named.status, named.body.code]).toEqual([409, 'node_in_use']);
+    expect((await site.launch(person, inRegion('check-6'))).body.code).toBe('sku_unavailable');
+    await expect(insert({ kind: 'node_exclusive', slot_id: null })).rejects.toThrow(/placement_claims_one_kind_a_node/);
+    await expect(insert({ kind: 'slot', slot_id: slotId })).rejects.toThrow(/placement_claims_one_a_slot/);
+    await expect(insert({ kind: 'slot', slot_id: null })).rejects.toThrow(/placement_claims_slot_named/);
+    await insert({ kind: 'slot', slot_id: randomUUID() });
+    const counted = await site.db
+      .selectFrom('nodes')
+      .select('open_claims')
+      .where('id', '=', nodeId)
+      .executeTakeFirstOrThrow();
+    expect(counted.open_claims).toBe(2);
+    await site.db
+      .updateTable('placement_claims')
+      .set({ status: 'released', released_at: new Date() })
+      .where('node_id', '=', nodeId)
+      .execute();
+    expect((await site.launch(person, { node_id: nodeId })).status).toBe(201);
+  });
+
+  it('check 7: GPUs that no host has free in one piece are refused, and nothing is taken', async () => {
+    const nodes = await repeat(2, () => site.addSilentHost({ region: 'check-7', sku: 'h200-sxm-slice' }));
+    await site.db.updateTable('nodes').set({ slice_mode: true }).where('id', 'in', nodes).execute();
+    const person = await site.customer();
+    const refused = await site.launch(person, {
+      capacity_shape: 'gpu_slice',
+      gpu_count: 4,
+      scheduler_request: { region_code: 'check-7' },
+    });
+    expect([refused.status, refused.body.code]).toEqual([409, 'sku_unavailable']);
+    const odd = await site.launch(person, { capacity_shape: 'gpu_slice', gpu_count: 3 });
+    expect([odd.status, odd.body.details.reason]).toEqual([400, 'gpu_count_not_offered']);
+    expect(await openClaims('node_id', nodes)).toBe(0);
+    const holds = await site.db
+      .selectFrom('wallet_holds')
+      .select('allocation_id')
+      .where('user_id', '=', person.userId)
+      .execute();
+    expect(holds).toEqual([]);
+  });
+
   it('check 15: a group of three required members on two hosts creates nothing', async () => {
     const nodes = await repeat(2, () => site.addSilentHost({ region: 'check-15' }));
     const person = await site.customer();

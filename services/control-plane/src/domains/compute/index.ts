@@ -11,6 +11,7 @@ import { operatorOperations } from './operations/operator.js';
 import { osImageOperations } from './operations/os-images.js';
 import { skuOperations } from './operations/skus.js';
 import { taskOperations } from './operations/tasks.js';
+import type { RecordListPrice } from './ports.js';
 import { accessSubscribers } from './provisioning/access-events.js';
 import { lostRuntimesJob, overdueOperationsJob } from './provisioning/sweeps.js';
 import { type AllocationTaskResults, createTaskResults } from './provisioning/task-results.js';
@@ -39,6 +40,7 @@ export { type NodeOccupancy, occupancyOf } from './views/occupancy.js';
 export interface ComputeDependencies extends AdmissionServices {
   readonly db: Reader;
   readonly clock: Clock;
+  readonly recordListPrice: RecordListPrice;
 }
 
 /** A node task that a host was just given. */
@@ -95,7 +97,7 @@ export function createComputeDomain(dependencies: ComputeDependencies): ComputeD
   return {
     name: 'compute',
     operations: {
-      ...skuOperations,
+      ...skuOperations(dependencies.recordListPrice),
       ...osImageOperations,
       ...nodeOperations,
       ...taskOperations,

@@ -77,6 +77,19 @@ export interface MeteringPort {
   stop(tx: Tx, ctx: CallContext, usage: { readonly allocationId: AllocationId; readonly endedAt: Date }): Promise<void>;
 }
 
+/** The list price of a SKU, for whoever explains past and coming bills. */
+export type RecordListPrice = (
+  tx: Tx,
+  price: {
+    readonly sku: string;
+    readonly currency: string;
+    readonly billingUnit: BillingUnit;
+    readonly unitPriceMinor: bigint;
+  },
+  effectiveFrom: Date,
+  now: Date,
+) => Promise<void>;
+
 /** A host that a launch has locked. */
 export interface LockedNode {
   readonly nodeId: NodeId;

@@ -4,6 +4,7 @@ import { audit } from '../../../spine/audit.js';
 import { pageOf, pageRequest } from '../../../spine/cursors.js';
 import { type CommandContext, command, type OperationHandlers, query, type Tx } from '../../../spine/operation.js';
 import { badRequest, conflict, refuse } from '../../../spine/refusal.js';
+import type { RecordListPrice } from '../ports.js';
 import { findSkuFault } from '../rules/sku.js';
 import {
   appendPrice,
@@ -18,69 +19,72 @@ import {
 import { adminSkuView, skuView } from '../views/sku-view.js';
 
 /** The catalogue as customers see it, and as operators keep it. The two spellings for operators share one service. */
-export const skuOperations = {
-  listSkus: query<'listSkus'>(async ({ db, ctx, query: parameters }) => {
-    const page = pageRequest(
-      ctx,
-      { operation: 'listSkus', context: 'catalogue', filters: {}, sort: 'sku' },
-      parameters,
-    );
-    const rows = await listSkus(db, { onSaleOnly: true, after: page.after, limit: page.pageSize + 1 });
-    const { rows: items, pagination } = pageOf(ctx, page, rows, (row) => [row.sku]);
-    return { status: 200, body: { items: items.map(skuView), pagination } };
-  }),
+export function skuOperations(recordListPrice: RecordListPrice) {
+  return {
+    listSkus: query<'listSkus'>(async ({ db, ctx, query: parameters }) => {
+      const page = pageRequest(
+        ctx,
+        { operation: 'listSkus', context: 'catalogue', filters: {}, sort: 'sku' },
+        parameters,
+      );
+      const rows = await listSkus(db, { onSaleOnly: true, after: page.after, limit: page.pageSize + 1 });
+      const { rows: items, pagination } = pageOf(ctx, page, rows, (row) => [row.sku]);
+      return { status: 200, body: { items: items.map(skuView), pagination } };
+    }),
 
-  adminListSkus: query<'adminListSkus'>(async ({ db, ctx, query: parameters }) => {
-    const page = pageRequest(
-      ctx,
-      { operation: 'adminListSkus', context: 'catalogue', filters: {}, sort: 'sku' },
-      parameters,
-    );
-    const rows = await listSkus(db, { onSaleOnly: false, after: page.after, limit: page.pageSize + 1 });
-    const { rows: items, pagination } = pageOf(ctx, page, rows, (row) => [row.sku]);
-    return { status: 200, body: { items: items.map(adminSkuView), pagination } };
-  }),
+    adminListSkus: query<'adminListSkus'>(async ({ db, ctx, query: parameters }) => {
+      const page = pageRequest(
+        ctx,
+        { operation: 'adminListSkus', context: 'catalogue', filters: {}, sort: 'sku' },
+        parameters,
+      );
+      const rows = await listSkus(db, { onSaleOnly: false, after: page.after, limit: page.pageSize + 1 });
+      const { rows: items, pagination } = pageOf(ctx, page, rows, (row) => [row.sku]);
+      return { status: 200, body: { items: items.map(adminSkuView), pagination } };
+    }),
 
-  adminCreateSku: command<'adminCreateSku'>(async ({ tx, ctx, body }) => ({
-    status: 201,
-    body: await createSku(tx, ctx, body),
-  })),
-  createV3PlatformConfigSkuCompat: command<'createV3PlatformConfigSkuCompat'>(async ({ tx, ctx, body }) => ({
-    status: 201,
-    body: await createSku(tx, ctx, body),
-  })),
+    adminCreateSku: command<'adminCreateSku'>(async ({ tx, ctx, body }) => ({
+      status: 201,
+      body: await createSku(tx, ctx, recordListPrice, body),
+    })),
+    createV3PlatformConfigSkuCompat: command<'createV3PlatformConfigSkuCompat'>(async ({ tx, ctx, body }) => ({
+      status: 201,
+      body: await createSku(tx, ctx, recordListPrice, body),
+    })),
 
-  adminUpdateSku: command<'adminUpdateSku'>(async ({ tx, ctx, path, body }) => ({
-    status: 200,
-    body: await changeSku(tx, ctx, path.sku, body),
-  })),
-  updateV3PlatformConfigSkuCompat: command<'updateV3PlatformConfigSkuCompat'>(async ({ tx, ctx, path, body }) => ({
-    status: 200,
-    body: await changeSku(tx, ctx, path.sku, body),
-  })),
+    adminUpdateSku: command<'adminUpdateSku'>(async ({ tx, ctx, path, body }) => ({
+      status: 200,
+      body: await changeSku(tx, ctx, recordListPrice, path.sku, body),
+    })),
+    updateV3PlatformConfigSkuCompat: command<'updateV3PlatformConfigSkuCompat'>(async ({ tx, ctx, path, body }) => ({
+      status: 200,
+      body: await changeSku(tx, ctx, recordListPrice, path.sku, body),
+    })),
 
-  adminActivateSku: command<'adminActivateSku'>(async ({ tx, ctx, path }) => ({
-    status: 200,
-    body: await putOnSale(tx, ctx, path.sku, true),
-  })),
-  activateV3PlatformConfigSkuCompat: command<'activateV3PlatformConfigSkuCompat'>(async ({ tx, ctx, path }) => ({
-    status: 200,
-    body: await putOnSale(tx, ctx, path.sku, true),
-  })),
+    adminActivateSku: command<'adminActivateSku'>(async ({ tx, ctx, path }) => ({
+      status: 200,
+      body: await putOnSale(tx, ctx, path.sku, true),
+    })),
+    activateV3PlatformConfigSkuCompat: command<'activateV3PlatformConfigSkuCompat'>(async ({ tx, ctx, path }) => ({
+      status: 200,
+      body: await putOnSale(tx, ctx, path.sku, true),
+    })),
 
-  adminDeactivateSku: command<'adminDeactivateSku'>(async ({ tx, ctx, path }) => ({
-    status: 200,
-    body: await putOnSale(tx, ctx, path.sku, false),
-  })),
-  deactivateV3PlatformConfigSkuCompat: command<'deactivateV3PlatformConfigSkuCompat'>(async ({ tx, ctx, path }) => ({
-    status: 200,
-    body: await putOnSale(tx, ctx, path.sku, false),
-  })),
-} satisfies OperationHandlers;
+    adminDeactivateSku: command<'adminDeactivateSku'>(async ({ tx, ctx, path }) => ({
+      status: 200,
+      body: await putOnSale(tx, ctx, path.sku, false),
+    })),
+    deactivateV3PlatformConfigSkuCompat: command<'deactivateV3PlatformConfigSkuCompat'>(async ({ tx, ctx, path }) => ({
+      status: 200,
+      body: await putOnSale(tx, ctx, path.sku, false),
+    })),
+  } satisfies OperationHandlers;
+}
 
 async function createSku(
   tx: Tx,
   ctx: CommandContext,
+  recordListPrice: RecordListPrice,
   body: RequestBody<'adminCreateSku'>,
 ): Promise<Schema<'AdminSku'>> {
   if (!/^[A-Za-z0-9][A-Za-z0-9._-]{0,119}$/.test(body.sku)) {
@@ -91,6 +95,7 @@ async function createSku(
   const inserted = await insertSku(tx, body.sku, content, now);
   if (!inserted) throw conflict('sku_already_exists', { resource: 'sku' }, `${body.sku} exists already`);
   await appendPrice(tx, body.sku, content, actorOf(ctx), now);
+  await recordListPrice(tx, { sku: body.sku, ...content }, now, now);
   await audit(tx, ctx, {
     action: 'sku.create',
     targetType: 'sku',
@@ -103,6 +108,7 @@ async function createSku(
 async function changeSku(
   tx: Tx,
   ctx: CommandContext,
+  recordListPrice: RecordListPrice,
   code: string,
   body: RequestBody<'adminUpdateSku'>,
 ): Promise<Schema<'AdminSku'>> {
@@ -118,7 +124,10 @@ async function changeSku(
     before.unit_price_minor !== content.unitPriceMinor ||
     before.currency !== content.currency ||
     before.billing_unit !== content.billingUnit;
-  if (repriced) await appendPrice(tx, code, content, actorOf(ctx), now);
+  if (repriced) {
+    await appendPrice(tx, code, content, actorOf(ctx), now);
+    await recordListPrice(tx, { sku: code, ...content }, now, now);
+  }
   await audit(tx, ctx, {
     action: 'sku.update',
     targetType: 'sku',
