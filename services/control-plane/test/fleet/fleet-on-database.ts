@@ -4,6 +4,7 @@ import type { Kysely } from 'kysely';
 import { createFleetDomain, type FleetDomain, type FleetSettings } from '../../src/domains/fleet/index.js';
 import type { NodeStatus } from '../../src/domains/fleet/rules/node-state.js';
 import { openCertificateAuthority } from '../../src/spine/certificate-authority.js';
+import { CursorCodec } from '../../src/spine/cursors.js';
 import { createCustody, parseCustodyKeys } from '../../src/spine/custody.js';
 import type { Database } from '../../src/spine/database.generated.js';
 import { APPLICATION_ROLE, openDatabase } from '../../src/spine/database.js';
@@ -18,6 +19,9 @@ export const START = new Date('2026-11-20T12:00:00.000Z');
 export interface FleetOnDatabase {
   readonly db: Kysely<Database>;
   readonly fleet: FleetDomain;
+  /** of the owner */
+  readonly url: string;
+  readonly cursors: CursorCodec;
   readonly clock: ManualClock;
   readonly ctx: CallContext;
   /** Another process on the same database. */
@@ -87,6 +91,8 @@ export async function fleetOnDatabase(settings: Partial<FleetSettings> = {}): Pr
   return {
     db,
     fleet,
+    url: database.url,
+    cursors: new CursorCodec(custody.deriveKey('cursors')),
     clock,
     ctx: jobContext('test', { clock, log }),
     another: async () => (await start()).fleet,
