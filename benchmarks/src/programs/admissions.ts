@@ -1,18 +1,13 @@
 import { readFileSync } from 'node:fs';
-import { composeDomains } from '@gpuaas/control-plane/app/compose';
 import type { AdmissionIntent } from '@gpuaas/control-plane/domains/compute/index';
-import { openCertificateAuthority } from '@gpuaas/control-plane/spine/certificate-authority';
-import { createCustody, parseCustodyKeys } from '@gpuaas/control-plane/spine/custody';
-import { APPLICATION_ROLE, openDatabase } from '@gpuaas/control-plane/spine/database';
 import { jobContext } from '@gpuaas/control-plane/spine/periodic-jobs';
-import { policies } from '@gpuaas/control-plane/spine/policy-registry';
-import { createSignals } from '@gpuaas/control-plane/spine/signals';
 import { inTransaction, sqlState } from '@gpuaas/control-plane/spine/transaction';
-import { asId, createLogger, newId, systemClock } from '@gpuaas/kernel';
+import { asId, newId } from '@gpuaas/kernel';
 import { sql } from 'kysely';
 import type { Person } from '../fixtures/people.js';
 import { announceReady, type Report, serveReports } from '../harness/programs.js';
 import { quantile } from '../harness/statistics.js';
+import { openDomains } from './control-plane-parts.js';
 import type { ADMIT_REPORT, STORM_REPORT } from './reports.js';
 
 /** What the program is told by its only argument, a file of JSON. */
@@ -27,31 +22,7 @@ export interface PlacementSetup {
 }
 
 const setup: PlacementSetup = JSON.parse(readFileSync(process.argv[2] ?? '', 'utf8'));
-const log = createLogger({ program: 'placement', level: 'warn' });
-const clock = systemClock;
-
-const signals = createSignals({ url: setup.databaseUrl, log });
-const db = openDatabase({
-  url: setup.databaseUrl,
-  role: APPLICATION_ROLE,
-  poolSize: setup.clients,
-  afterCommit: signals.afterCommit,
-});
-await signals.ready();
-const custody = createCustody(parseCustodyKeys(setup.masterKey));
-const domains = composeDomains({
-  db,
-  custody,
-  policies,
-  authority: await openCertificateAuthority({ db, custody, clock, environment: 'development' }),
-  signals,
-  clock,
-  log,
-  tokenIssuer: 'benchmark',
-  nodeApiUrl: () => 'https://127.0.0.1',
-  acceptsInternalTokens: false,
-  settings: {},
-});
+const { db, domains, clock, log } = await openDomains({ ...setup, poolSize: setup.clients });
 
 function intentOf(person: Person): AdmissionIntent {
   return {

@@ -20,7 +20,14 @@ function trace(
     status: 200,
     body: '{}',
     statements: statements.map((each, index) => {
-      const plain: TracedStatement = { connection: 1, pool: '', ...each, startedAt: index * 2, endedAt: index * 2 + 1 };
+      const plain: TracedStatement = {
+        connection: 1,
+        pool: '',
+        name: null,
+        ...each,
+        startedAt: index * 2,
+        endedAt: index * 2 + 1,
+      };
       return { ...plain, ...change(plain, index) };
     }),
   };

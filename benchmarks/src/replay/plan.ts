@@ -18,6 +18,7 @@ export interface PlannedStatement {
   readonly connection: number;
   readonly pool: string;
   readonly text: string;
+  readonly name: string | null;
   readonly parameters: readonly Parameter[];
   /** statements with one number were under way at the same time and may be so again */
   readonly group: number;
@@ -69,6 +70,7 @@ export function planOf(first: RequestTrace, second: RequestTrace): Plan {
       connection: statement.connection,
       pool: statement.pool,
       text: statement.text,
+      name: statement.name,
       parameters,
       group: groups[index] ?? index,
     };

@@ -56,11 +56,13 @@ function begin(client: pg.Client, parameters: readonly unknown[]): Mutable<Trace
   const text = typeof query === 'string' ? query : isConfig && 'text' in query ? String(query.text) : null;
   if (text === null) return null;
   const configured = isConfig && 'values' in query ? query.values : undefined;
+  const name = isConfig && 'name' in query && typeof query.name === 'string' ? query.name : null;
   const values = Array.isArray(given) ? given : Array.isArray(configured) ? configured : [];
   return {
     connection: numberOf(client),
     pool: optionsOf(client),
     text,
+    name,
     values: values.map(asText),
     rows: [],
     startedAt: moments++,

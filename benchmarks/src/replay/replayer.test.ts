@@ -52,6 +52,7 @@ function trace(parent: string, child: string, last = 'commit'): RequestTrace {
       ...each,
       connection: 1,
       pool: '',
+      name: null,
       startedAt: index * 2,
       endedAt: index * 2 + 1,
     })),

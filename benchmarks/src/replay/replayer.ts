@@ -25,7 +25,12 @@ export async function replay(plan: Plan, poolOf: PoolOf): Promise<void> {
     const pool = poolOf(statement.pool);
     if (BEGIN.test(statement.text)) held.set(statement.connection, await pool.connect());
     const client = held.get(statement.connection);
-    const result = await (client ?? pool).query<Record<string, unknown>>(statement.text, values);
+    const { text, name } = statement;
+    const result = await (client ?? pool).query<Record<string, unknown>>({
+      text,
+      values,
+      ...(name !== null && { name }),
+    });
     results[index] = result.rows;
     if (client && END.test(statement.text)) {
       held.delete(statement.connection);

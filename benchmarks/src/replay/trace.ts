@@ -5,6 +5,8 @@ export interface TracedStatement {
   /** the start-up options of that connection: they tell the pools of a program apart */
   readonly pool: string;
   readonly text: string;
+  /** where the connection keeps it prepared; null where it is parsed each time */
+  readonly name: string | null;
   readonly values: readonly (string | null)[];
   readonly rows: readonly Readonly<Record<string, string | null>>[];
   /** places in the order of all starts and ends of the trace */
