@@ -50,7 +50,9 @@ describe('verifyTask', () => {
   );
 
   it('says that a good signature was seen only when it was', () => {
-    expect(verifyTask(signTask({ ...drain, node_id: 'node-2' }, signer), keys, host)).toMatchObject({ authentic: true });
+    expect(verifyTask(signTask({ ...drain, node_id: 'node-2' }, signer), keys, host)).toMatchObject({
+      authentic: true,
+    });
     expect(verifyTask(signTask(drain, stranger), keys, host)).toMatchObject({ authentic: false });
   });
 
@@ -63,7 +65,9 @@ describe('verifyTask', () => {
         expect(verifyTask(altered, keys, host).ok).toBe(false);
       }),
     );
-    const hidden = JSON.parse(JSON.stringify(signTask(drain, signer)).replace('"params":{', '"params":{"__proto__":{"a":1},'));
+    const hidden = JSON.parse(
+      JSON.stringify(signTask(drain, signer)).replace('"params":{', '"params":{"__proto__":{"a":1},'),
+    );
     expect(verifyTask(hidden, keys, host)).toMatchObject({ ok: false, reason: 'bad_signature' });
   });
 
@@ -97,7 +101,14 @@ describe('the list of signing keys', () => {
 
   it('refuses one id for two keys', () => {
     const [first, second] = [generateKeyPairSync('ed25519').publicKey, generateKeyPairSync('ed25519').publicKey];
-    expect(parseSigningKeys(formatSigningKeys([['a', first], ['a', second]])).ok).toBe(false);
+    expect(
+      parseSigningKeys(
+        formatSigningKeys([
+          ['a', first],
+          ['a', second],
+        ]),
+      ).ok,
+    ).toBe(false);
   });
 
   it('is not written with a key of another kind', () => {

@@ -17,7 +17,11 @@ export type RejectionReason =
   | 'unsupported_by_this_host';
 
 /** The reasons that speak against the sender and not against the task: several in a row are a case for an operator. */
-export const SIGNATURE_REJECTIONS: readonly RejectionReason[] = ['malformed_task', 'unknown_signing_key', 'bad_signature'];
+export const SIGNATURE_REJECTIONS: readonly RejectionReason[] = [
+  'malformed_task',
+  'unknown_signing_key',
+  'bad_signature',
+];
 
 export type TaskVerification =
   | { ok: true; envelope: TaskEnvelope; task: NodeTaskParams }
@@ -54,7 +58,9 @@ export function verifyTask(
 ): TaskVerification {
   const shape = taskEnvelope.safeParse(received);
   if (!shape.success) {
-    const message = shape.error.issues[0] ? `${shape.error.issues[0].path.join('.')}: ${shape.error.issues[0].message}` : '';
+    const message = shape.error.issues[0]
+      ? `${shape.error.issues[0].path.join('.')}: ${shape.error.issues[0].message}`
+      : '';
     return refuse('malformed_task', message, taskIdOf(received), false);
   }
   const envelope = shape.data;
@@ -63,7 +69,8 @@ export function verifyTask(
 
   const dot = envelope.signature.indexOf('.');
   const key = keys.get(envelope.signature.slice(0, dot));
-  if (dot < 1 || key === undefined) return no('unknown_signing_key', 'the signature names no key that this host trusts', false);
+  if (dot < 1 || key === undefined)
+    return no('unknown_signing_key', 'the signature names no key that this host trusts', false);
   if (!isSignedBy(key, received, envelope.signature.slice(dot + 1))) {
     return no('bad_signature', 'the signature does not fit the task', false);
   }
@@ -73,7 +80,11 @@ export function verifyTask(
   }
   const parsed = parseTaskParams(envelope.task_type, envelope.params);
   if (parsed.ok) return { ok: true, envelope, task: parsed.value };
-  return no(parsed.reason === 'unknown_type' ? 'unknown_task_type' : 'invalid_params', parsed.problems.join('; '), true);
+  return no(
+    parsed.reason === 'unknown_type' ? 'unknown_task_type' : 'invalid_params',
+    parsed.problems.join('; '),
+    true,
+  );
 }
 
 function isSignedBy(key: KeyObject, received: unknown, encoded: string): boolean {

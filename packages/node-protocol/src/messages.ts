@@ -35,7 +35,10 @@ export type TaskResultRequest = z.infer<typeof taskResultRequest>;
 /** `ok: false`: the result came late or contradicts the one that counted; it is kept as evidence and not wanted again. */
 export const taskResultResponse = z.object({ ok: z.boolean() });
 
-export const enrollmentRequest = z.strictObject({ node_id: z.string().min(1).max(128), csr: z.string().min(1).max(16_384) });
+export const enrollmentRequest = z.strictObject({
+  node_id: z.string().min(1).max(128),
+  csr: z.string().min(1).max(16_384),
+});
 export const enrollmentResponse = z.object({ certificate: z.string().min(1), ca_bundle: z.string().min(1) });
 export const renewalRequest = z.strictObject({ csr: z.string().min(1).max(16_384) });
 export const renewalResponse = z.object({ certificate: z.string().min(1) });

@@ -94,7 +94,11 @@ export function parseTaskOutput(taskType: string, output: unknown): TaskParseRes
 }
 
 function unknownType(taskType: string): TaskParseResult<never> {
-  return { ok: false, reason: 'unknown_type', problems: [`task type ${JSON.stringify(taskType.slice(0, 100))} is not known`] };
+  return {
+    ok: false,
+    reason: 'unknown_type',
+    problems: [`task type ${JSON.stringify(taskType.slice(0, 100))} is not known`],
+  };
 }
 
 function invalid(error: z.ZodError): TaskParseResult<never> {

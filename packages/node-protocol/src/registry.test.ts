@@ -23,7 +23,11 @@ describe('the registry', () => {
   it('knows thirty types', () => expect(NODE_TASK_TYPES).toHaveLength(30));
 
   it('gives all tasks that touch one account one key', () => {
-    const provision = parseTaskParams('allocation.provision_user', { ...user, authorized_keys: [], key_set_version: 1 });
+    const provision = parseTaskParams('allocation.provision_user', {
+      ...user,
+      authorized_keys: [],
+      key_set_version: 1,
+    });
     const release = parseTaskParams('allocation.deprovision_user', { ...user, allocation_id: id.toUpperCase() });
     const bundle = parseTaskParams('runtime_bundle.apply', { allocation_id: id, slug: 'cuda', version: '1', env: {} });
     const found = [provision, release, bundle].map((parsed) => parsed.ok && resourceKey(parsed.value));
@@ -53,7 +57,12 @@ describe('the registry', () => {
   });
 
   it('never repeats a value in a problem', () => {
-    const parsed = parseTaskParams('runtime_bundle.apply', { allocation_id: id, slug: 'x', version: '1', env: { TOKEN: 'hunter2\n' } });
+    const parsed = parseTaskParams('runtime_bundle.apply', {
+      allocation_id: id,
+      slug: 'x',
+      version: '1',
+      env: { TOKEN: 'hunter2\n' },
+    });
     expect(parsed.ok).toBe(false);
     expect(JSON.stringify(parsed)).not.toContain('hunter2');
   });
@@ -61,7 +70,8 @@ describe('the registry', () => {
 
 describe('values that reach a host', () => {
   it.each(['ada', 'a', 'ada_l-1'])('takes %j as an account name', (name) =>
-    expect(runtimeUsername.safeParse(name).success).toBe(true));
+    expect(runtimeUsername.safeParse(name).success).toBe(true),
+  );
   it.each(['', 'root', 'Ada', '-ada', 'a/b', 'ada;rm', 'systemd-network', 'a'.repeat(33), 'ada\n', '../a', '1a'])(
     'refuses %j as an account name',
     (name) => expect(runtimeUsername.safeParse(name).success).toBe(false),
@@ -69,7 +79,8 @@ describe('values that reach a host', () => {
   it.each([0, 999, 65_534, -1, 1.5])('refuses uid %d', (uid) => expect(runtimeUid.safeParse(uid).success).toBe(false));
 
   it.each([ED25519, `${ED25519} ada@laptop`, `${ED25519} with spaces`])('takes %j as a key', (key) =>
-    expect(sshPublicKey.safeParse(key).success).toBe(true));
+    expect(sshPublicKey.safeParse(key).success).toBe(true),
+  );
   it.each([
     `command="id" ${ED25519}`,
     `${ED25519}\n${ED25519}`,
@@ -81,7 +92,8 @@ describe('values that reach a host', () => {
   ])('refuses %j as a key', (key) => expect(sshPublicKey.safeParse(key).success).toBe(false));
 
   it.each(['/mnt/data', '/home/ada/x', '/scratch'])('takes %j as a mount path', (path) =>
-    expect(mountPath.safeParse(path).success).toBe(true));
+    expect(mountPath.safeParse(path).success).toBe(true),
+  );
   it.each(['/', 'mnt', '/etc/x', '/lib64', '/mnt/../etc', '/mnt//a', '/mnt/', '/usr', '/mnt/a\nb'])(
     'refuses %j as a mount path',
     (path) => expect(mountPath.safeParse(path).success).toBe(false),

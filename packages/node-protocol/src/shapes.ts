@@ -8,11 +8,64 @@ export const sha256 = z.string().regex(/^[0-9a-f]{64}$/, 'must be a SHA-256 in l
 
 /** Accounts that a host has already, by distribution or by habit; no tenant may run as one of them. */
 const RESERVED_USERNAMES: ReadonlySet<string> = new Set([
-  'adm', 'admin', 'administrator', 'audio', 'backup', 'bin', 'cdrom', 'daemon', 'dbus', 'debian', 'dialout', 'disk',
-  'docker', 'ftp', 'games', 'gnats', 'gpuaas', 'halt', 'irc', 'kmem', 'kvm', 'libvirt', 'list', 'lp', 'mail', 'man',
-  'messagebus', 'mysql', 'news', 'nobody', 'nogroup', 'nvidia', 'operator', 'polkitd', 'postfix', 'postgres', 'proxy',
-  'render', 'root', 'shadow', 'shutdown', 'slurm', 'ssh', 'sshd', 'staff', 'sudo', 'sync', 'sys', 'syslog', 'tape',
-  'tty', 'ubuntu', 'users', 'utmp', 'uucp', 'video', 'voice', 'wheel',
+  'adm',
+  'admin',
+  'administrator',
+  'audio',
+  'backup',
+  'bin',
+  'cdrom',
+  'daemon',
+  'dbus',
+  'debian',
+  'dialout',
+  'disk',
+  'docker',
+  'ftp',
+  'games',
+  'gnats',
+  'gpuaas',
+  'halt',
+  'irc',
+  'kmem',
+  'kvm',
+  'libvirt',
+  'list',
+  'lp',
+  'mail',
+  'man',
+  'messagebus',
+  'mysql',
+  'news',
+  'nobody',
+  'nogroup',
+  'nvidia',
+  'operator',
+  'polkitd',
+  'postfix',
+  'postgres',
+  'proxy',
+  'render',
+  'root',
+  'shadow',
+  'shutdown',
+  'slurm',
+  'ssh',
+  'sshd',
+  'staff',
+  'sudo',
+  'sync',
+  'sys',
+  'syslog',
+  'tape',
+  'tty',
+  'ubuntu',
+  'users',
+  'utmp',
+  'uucp',
+  'video',
+  'voice',
+  'wheel',
 ]);
 
 /** A POSIX account name of a tenant: what every useradd accepts, and no account that a host has by itself. */
@@ -74,7 +127,10 @@ export const keySetVersion = z.int().nonnegative();
 export const environment = z
   .record(
     z.string().regex(/^[A-Za-z_][A-Za-z0-9_]{0,127}$/, 'must be a variable name'),
-    z.string().max(32_768).refine((value) => !/[\0\r\n]/.test(value), 'must be one line'),
+    z
+      .string()
+      .max(32_768)
+      .refine((value) => !/[\0\r\n]/.test(value), 'must be one line'),
   )
   .refine((variables) => Object.keys(variables).length <= 500, 'has more than 500 variables');
 

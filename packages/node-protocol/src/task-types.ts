@@ -48,10 +48,16 @@ const sliceSlot = z.strictObject({
   slot_index: z.int().nonnegative(),
   gpu_pci_address: pciAddress,
   gpu_uuid: z.string().max(128).optional(),
-  nvme_device: z.string().regex(/^\/dev\/[A-Za-z0-9/_.:-]+$/).optional(),
+  nvme_device: z
+    .string()
+    .regex(/^\/dev\/[A-Za-z0-9/_.:-]+$/)
+    .optional(),
   nvme_wwn: z.string().max(128).optional(),
   fabric_vf_pci_address: pciAddress.optional(),
-  mac_address: z.string().regex(/^([0-9a-f]{2}:){5}[0-9a-f]{2}$/).optional(),
+  mac_address: z
+    .string()
+    .regex(/^([0-9a-f]{2}:){5}[0-9a-f]{2}$/)
+    .optional(),
   private_ip: z.ipv4().optional(),
 });
 export type SliceSlot = z.infer<typeof sliceSlot>;
@@ -84,13 +90,14 @@ const containerSpec = {
       }),
     )
     .max(100),
-  mounts: z
-    .array(z.strictObject({ host_path: mountPath, container_path: mountPath, read_only: z.boolean() }))
-    .max(100),
+  mounts: z.array(z.strictObject({ host_path: mountPath, container_path: mountPath, read_only: z.boolean() })).max(100),
   gpu_uuids: z.array(z.string().max(128)).max(64),
   generation: z.int().nonnegative(),
 };
-const containerState = z.object({ state: z.enum(['running', 'stopped', 'absent']), image_digest: z.string().nullable() });
+const containerState = z.object({
+  state: z.enum(['running', 'stopped', 'absent']),
+  image_digest: z.string().nullable(),
+});
 
 const agentPackage = z.strictObject({
   target_version: z.string().min(1).max(128),

@@ -7,15 +7,15 @@ import { z } from 'zod';
 
 const absolutePath = z.string().refine(isAbsolute, 'must be an absolute path');
 
-const signingKeys = z.string().superRefine((text, context) => {
+const signingKeys = z.string({ error: 'must be set' }).superRefine((text, context) => {
   const parsed = parseSigningKeys(text);
   if (!parsed.ok) context.addIssue({ code: 'custom', message: parsed.problem });
 });
 
 const settings = z.object({
   GPUAAS_ENV: z.enum(['development', 'production']).default('development'),
-  GPUAAS_API_URL: z.url({ protocol: /^https?$/, error: 'must be an http or https address' }),
-  GPUAAS_NODE_ID: z.string().regex(/^[A-Za-z0-9._-]{1,128}$/, 'must be the id of the node'),
+  GPUAAS_API_URL: z.url({ protocol: /^https?$/, error: 'must be set to an http or https address' }),
+  GPUAAS_NODE_ID: z.string({ error: 'must be set' }).regex(/^[A-Za-z0-9._-]{1,128}$/, 'must be the id of the node'),
   GPUAAS_ENROLLMENT_TOKEN: z.string().optional(),
   GPUAAS_ENROLLMENT_TOKEN_FILE: absolutePath.optional(),
   GPUAAS_STATE_DIR: absolutePath.default('/var/lib/gpuaas/node-agent'),
@@ -31,7 +31,10 @@ const settings = z.object({
   GPUAAS_SHUTDOWN_GRACE_SECONDS: integerSetting(0, 3600).default(30),
   GPUAAS_SIMULATED_FAULTS_FILE: absolutePath.optional(),
   GPUAAS_SIMULATED_GPU_COUNT: integerSetting(0, 15).optional(),
-  GPUAAS_SIMULATED_GPU_MODEL: z.string().regex(/^[A-Za-z0-9 ._-]{1,64}$/, 'must be a model name').optional(),
+  GPUAAS_SIMULATED_GPU_MODEL: z
+    .string()
+    .regex(/^[A-Za-z0-9 ._-]{1,64}$/, 'must be a model name')
+    .optional(),
   GPUAAS_LOG_LEVEL: z.enum(LOG_LEVELS).default('info'),
 });
 export type Settings = z.infer<typeof settings>;

@@ -98,7 +98,10 @@ export class ControlPlaneClient {
 
   /** Whether the control plane can be reached under these anchors; any answer at all says so. */
   async isReachable(tls: TlsIdentity): Promise<boolean> {
-    const result = await this.#call({ method: 'GET', path: '/healthz', tls, headers: {} }, () => ({ ok: true, value: null }));
+    const result = await this.#call({ method: 'GET', path: '/healthz', tls, headers: {} }, () => ({
+      ok: true,
+      value: null,
+    }));
     return result.kind !== 'unavailable' || result.answered;
   }
 

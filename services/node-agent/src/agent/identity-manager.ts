@@ -144,8 +144,14 @@ export class IdentityManager {
       if (result.kind === 'ok') {
         const { certificate, ca_bundle, internalToken } = result.value;
         const anchorsPem = this.#trust.node_ca_pem ?? config.nodeCaPem ?? ca_bundle;
-        const problem = problemWithChain(certificate, { privateKeyPem, nodeId: config.nodeId, anchorsPem, now: clock.now() });
-        if (problem !== null) throw new AgentExitError({ reason: 'identity_refused', message: `enrolment failed: ${problem}` });
+        const problem = problemWithChain(certificate, {
+          privateKeyPem,
+          nodeId: config.nodeId,
+          anchorsPem,
+          now: clock.now(),
+        });
+        if (problem !== null)
+          throw new AgentExitError({ reason: 'identity_refused', message: `enrolment failed: ${problem}` });
         const identity: NodeIdentity = {
           node_id: config.nodeId,
           private_key_pem: privateKeyPem,
@@ -244,7 +250,12 @@ export class IdentityManager {
       this.#delayRenewal();
       throw new TaskRefused('renewal_unusable', problem);
     }
-    const renewed = { ...identity, private_key_pem: privateKeyPem, certificate_pem: certificate, internal_token: internalToken };
+    const renewed = {
+      ...identity,
+      private_key_pem: privateKeyPem,
+      certificate_pem: certificate,
+      internal_token: internalToken,
+    };
     await store.saveNext(renewed);
     await store.dropPendingKey();
     this.#renewalFailures = 0;
@@ -273,7 +284,8 @@ export class IdentityManager {
     const trial: TlsIdentity = { client: this.#require(this.#current).tls.client, caPem: bundle.ca_pem };
     const reachable = await this.#d.client.isReachable(trial);
     this.#d.transport.release(trial);
-    if (!reachable) throw new TaskRefused('api_not_trusted', 'the control plane cannot be reached under the new bundle');
+    if (!reachable)
+      throw new TaskRefused('api_not_trusted', 'the control plane cannot be reached under the new bundle');
   }
 
   #caPem(): string | null {
@@ -302,7 +314,10 @@ function credentialsOf(held: Held): Credentials {
 function requireKeys(text: string): SigningKeys {
   const parsed = parseSigningKeys(text);
   if (parsed.ok) return parsed.keys;
-  throw new AgentExitError({ reason: 'configuration', message: `the task signing keys cannot be used: ${parsed.problem}` });
+  throw new AgentExitError({
+    reason: 'configuration',
+    message: `the task signing keys cannot be used: ${parsed.problem}`,
+  });
 }
 
 function enrollmentRefused(failure: Exclude<CallFailure, { kind: 'unavailable' }>): AgentExitError {

@@ -1,12 +1,12 @@
+import { generateKeyPairSync } from 'node:crypto';
 import { ManualClock } from '@gpuaas/kernel';
 import { signTask } from '@gpuaas/node-protocol';
-import { generateKeyPairSync } from 'node:crypto';
 import { afterEach, describe, expect, it, vi } from 'vitest';
 import { createSimulatedHost } from '../host/simulated/simulated-host.js';
 import { createMemoryStore } from '../store/memory-store.js';
+import { createTestAuthority } from '../testing/authority.js';
 import { FakeControlPlane, type FakeOptions, NODE_ID } from '../testing/fake-control-plane.js';
 import { ALLOCATION_ID, agentFor, deferred, KEYS, provisionParams, recordingTimer } from '../testing/fixtures.js';
-import { createTestAuthority } from '../testing/authority.js';
 import { AgentExitError } from './exit.js';
 import type { NodeAgent } from './node-agent.js';
 
@@ -80,7 +80,10 @@ describe('a node agent', () => {
     const fake = await controlPlane();
     const agent = agentFor(fake, { config: { enrollmentToken: 'stale' } });
     await expect(agent.start()).rejects.toBeInstanceOf(AgentExitError);
-    expect(await agent.ended).toMatchObject({ reason: 'identity_refused', message: expect.stringContaining('reissue') });
+    expect(await agent.ended).toMatchObject({
+      reason: 'identity_refused',
+      message: expect.stringContaining('reissue'),
+    });
   });
 
   it('does not talk to a server that its anchors do not vouch for', async () => {
@@ -113,7 +116,10 @@ describe('hostile and unsuitable tasks', () => {
     await running(fake, { store, host });
     const good = fake.sign('allocation.provision_user', provisionParams());
     const cases: Array<[string, ReturnType<typeof fake.sign>]> = [
-      ['bad_signature', { ...fake.sign('node.drain', {}), ...signTask({ ...good, task_id: fake.sign('x', {}).task_id }, forger) }],
+      [
+        'bad_signature',
+        { ...fake.sign('node.drain', {}), ...signTask({ ...good, task_id: fake.sign('x', {}).task_id }, forger) },
+      ],
       ['unknown_signing_key', signTask(fake.sign('node.drain', {}), { ...fake.signer, keyId: 'nobody' })],
       ['wrong_node', fake.sign('allocation.provision_user', provisionParams(), { node_id: 'other' })],
       ['expired', fake.sign('allocation.provision_user', provisionParams(), { expires_at: '2020-01-01T00:00:00Z' })],
@@ -150,7 +156,10 @@ describe('delivery', () => {
     const fake = await controlPlane();
     await running(fake);
     const taskId = fake.queue(fake.sign('allocation.restart', user));
-    expect(await fake.resultOf(taskId)).toMatchObject({ status: 'failed', output: { reason: 'allocation_not_provisioned' } });
+    expect(await fake.resultOf(taskId)).toMatchObject({
+      status: 'failed',
+      output: { reason: 'allocation_not_provisioned' },
+    });
     const provision = fake.queue(fake.sign('allocation.provision_user', provisionParams()));
     await fake.resultOf(provision);
     fake.redeliver(taskId);
@@ -245,7 +254,9 @@ describe('delivery', () => {
     const ids = Array.from({ length: 12 }, (_, index) =>
       fake.queue(fake.sign('diag.health_probe', { allocation_id: ALLOCATION_ID.slice(0, -2) + (10 + index) })),
     );
-    const same = Array.from({ length: 3 }, () => fake.queue(fake.sign('slice.topology_discover', { schema_version: 1 })));
+    const same = Array.from({ length: 3 }, () =>
+      fake.queue(fake.sign('slice.topology_discover', { schema_version: 1 })),
+    );
     await fake.until(() => fake.polls.length > ids.length + same.length);
     expect(most).toBe(8);
     gate.resolve();
@@ -329,9 +340,14 @@ describe('the certificate', () => {
     const store = createMemoryStore();
     const agent = await running(fake, { clock, store, timer: recordingTimer() });
     clock.advance(8 * DAY);
-    expect(await agent.ended).toMatchObject({ reason: 'identity_expired', message: expect.stringContaining('reissue') });
+    expect(await agent.ended).toMatchObject({
+      reason: 'identity_expired',
+      message: expect.stringContaining('reissue'),
+    });
     fake.tokens.set('token-2', null);
-    await expect(agentFor(fake, { clock, store }).start()).rejects.toMatchObject({ exit: { reason: 'identity_expired' } });
+    await expect(agentFor(fake, { clock, store }).start()).rejects.toMatchObject({
+      exit: { reason: 'identity_expired' },
+    });
     clock.advance(-8 * DAY);
     const polls = fake.polls.length;
     for (const poll of fake.polls) if (poll.serialNumber !== null) fake.revoked.add(poll.serialNumber);
@@ -369,6 +385,25 @@ describe('the control plane being away', () => {
     expect(timer.waits.slice(0, 3)).toEqual([1000, 2000, 4000]);
   });
 
+  it('does not spin on a task that comes back again and again, nor hesitate over many that come back once', async () => {
+    const fake = await controlPlane();
+    const timer = recordingTimer();
+    await running(fake, { timer, random: () => 1 });
+    const ids = Array.from({ length: 12 }, (_, index) =>
+      fake.queue(fake.sign('diag.health_probe', { allocation_id: ALLOCATION_ID.slice(0, -2) + (10 + index) })),
+    );
+    for (const id of ids) await fake.resultOf(id);
+    fake.redeliverAll();
+    for (const id of ids) await fake.resultOf(id, 2);
+    expect(timer.waits).toEqual([]);
+    const [first = ''] = ids;
+    for (let number = 3; number < 9; number += 1) {
+      fake.redeliver(first);
+      await fake.resultOf(first, number);
+    }
+    expect(timer.waits[0]).toBe(1000);
+  });
+
   it('keeps a fenced node asking until it is welcome again', async () => {
     const fake = await controlPlane();
     const timer = recordingTimer();
@@ -394,7 +429,9 @@ describe('tasks that concern the agent itself', () => {
       [fake.signer.keyId, fake.signer.privateKey],
       ['signer-2', second.publicKey],
     ]);
-    const update = fake.queue(fake.sign('agent.trust_bundle_update', { version: 2, signing_pubkeys: both, ca_pem: fake.api.certificatePem }));
+    const update = fake.queue(
+      fake.sign('agent.trust_bundle_update', { version: 2, signing_pubkeys: both, ca_pem: fake.api.certificatePem }),
+    );
     expect(await fake.resultOf(update)).toMatchObject({
       status: 'success',
       output: { version: 2, signing_key_ids: ['signer-1', 'signer-2'] },
@@ -461,7 +498,9 @@ describe('tasks that concern the agent itself', () => {
     await running(fake);
     await fake.resultOf(fake.queue(fake.sign('allocation.provision_user', provisionParams())));
     const install = (version: number, keys: unknown[]) =>
-      fake.resultOf(fake.queue(fake.sign('allocation.install_authorized_keys', { ...user, keys, key_set_version: version })));
+      fake.resultOf(
+        fake.queue(fake.sign('allocation.install_authorized_keys', { ...user, keys, key_set_version: version })),
+      );
     expect(await install(3, KEYS.slice(0, 1))).toMatchObject({ output: { count: 1, version: 3 } });
     expect(await install(2, KEYS)).toMatchObject({ status: 'success', output: { count: 1, version: 3 } });
     expect(await install(3, KEYS)).toMatchObject({ status: 'failed', output: { reason: 'key_set_conflict' } });

@@ -9,6 +9,7 @@ import { type CallFailure, ControlPlaneClient } from './control-plane-client.js'
 import { type AgentExit, AgentExitError } from './exit.js';
 import { IdentityManager } from './identity-manager.js';
 import { createIdentityStore } from './identity-store.js';
+import { HELD_MILLISECONDS, PollRestraint } from './poll-restraint.js';
 import { ResultSender } from './result-sender.js';
 import { TaskRunner } from './task-runner.js';
 import { backoffMilliseconds, systemTimer, type Timer } from './timing.js';
@@ -39,10 +40,6 @@ export interface NodeAgent {
   heldTasks(): string[];
 }
 
-/** A poll that came back without work in less than this was not held. */
-const QUICK_MILLISECONDS = 500;
-/** So many quick answers in a row are taken at once: an update of the control plane makes one or two. */
-const QUICK_TOLERATED = 2;
 /** Tasks that hear of the interruption leave at once; others are left behind. */
 const INTERRUPT_GRACE_MILLISECONDS = 1000;
 const DELIVERY_GRACE_MILLISECONDS = 5000;
@@ -163,17 +160,19 @@ class Agent implements NodeAgent {
   /** The first enrolment, or a new one after the certificate ran out and the operator reissued the token. */
   async #enroll(): Promise<void> {
     if (this.#identity.isEnrolled() && !this.#identity.hasFreshToken()) {
-      const message = 'the certificate of this host has expired: reissue its enrolment token and start the agent with it';
+      const message =
+        'the certificate of this host has expired: reissue its enrolment token and start the agent with it';
       throw new AgentExitError({ reason: 'identity_expired', message });
     }
     await this.#identity.enroll(this.#stopping.signal);
-    if (this.#stopping.signal.aborted) throw new AgentExitError({ reason: 'stopped', message: 'stopped before enrolment' });
+    if (this.#stopping.signal.aborted)
+      throw new AgentExitError({ reason: 'stopped', message: 'stopped before enrolment' });
   }
 
   async #poll(runner: TaskRunner): Promise<void> {
     const { signal } = this.#stopping;
     let failures = 0;
-    let quick = 0;
+    const restraint = new PollRestraint();
     while (!signal.aborted) {
       if (this.#identity.isExpired()) await this.#enroll();
       await this.#identity.renewIfDue();
@@ -186,13 +185,16 @@ class Agent implements NodeAgent {
       if (answer.kind === 'ok') {
         failures = 0;
         await this.#identity.polled(credentials);
-        const got = answer.value === null ? 'nothing' : await runner.accept(answer.value.task);
-        const worked = got === 'taken' || got === 'rejected';
-        quick = !worked && this.#clock.now().getTime() - askedAt < QUICK_MILLISECONDS ? quick + 1 : 0;
-        if (quick > QUICK_TOLERATED) await this.#pause(quick - QUICK_TOLERATED, 0);
+        const unheld = this.#clock.now().getTime() - askedAt < HELD_MILLISECONDS;
+        const got = answer.value === null ? null : await runner.accept(answer.value.task);
+        const delay = restraint.after(got, unheld);
+        if (delay > 0) await this.#pause(delay, 0);
         continue;
       }
-      if ((answer.kind === 'unauthenticated' || answer.kind === 'forbidden') && (await this.#identity.refused(credentials))) {
+      if (
+        (answer.kind === 'unauthenticated' || answer.kind === 'forbidden') &&
+        (await this.#identity.refused(credentials))
+      ) {
         continue;
       }
       if (answer.kind === 'unauthenticated' && this.#identity.hasFreshToken()) {

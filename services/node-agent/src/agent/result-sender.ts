@@ -77,7 +77,9 @@ export class ResultSender {
       if (outgoing === undefined) return;
       this.#active += 1;
       void this.#deliver(outgoing)
-        .catch((error: unknown) => this.#d.log.error({ err: error, task_id: outgoing.taskId }, 'a result was not noted'))
+        .catch((error: unknown) =>
+          this.#d.log.error({ err: error, task_id: outgoing.taskId }, 'a result was not noted'),
+        )
         .finally(() => {
           this.#active -= 1;
           this.#pending.delete(outgoing.taskId);
@@ -107,7 +109,10 @@ export class ResultSender {
         continue;
       }
       const wait = Math.max(backoffMilliseconds(failures, random()), verdict.retryAfterMilliseconds);
-      log.warn({ task_id: outgoing.taskId, reason: verdict.message, retry_in_ms: wait }, 'a result is not delivered yet');
+      log.warn(
+        { task_id: outgoing.taskId, reason: verdict.message, retry_in_ms: wait },
+        'a result is not delivered yet',
+      );
       await timer.sleep(wait, this.#stop.signal);
     }
   }

@@ -12,7 +12,13 @@ import {
 import { HostError, type HostPort } from '../host/host-port.js';
 import type { Journal, StartedTask } from '../store/journal.js';
 import { runTask } from '../tasks/run-task.js';
-import { type AgentControl, type TaskContext, TaskInterrupted, type TaskOutcome, TaskRefused } from '../tasks/task-context.js';
+import {
+  type AgentControl,
+  type TaskContext,
+  TaskInterrupted,
+  type TaskOutcome,
+  TaskRefused,
+} from '../tasks/task-context.js';
 import { admissible } from './admission.js';
 import type { IdentityManager } from './identity-manager.js';
 import type { ResultSender } from './result-sender.js';
@@ -21,7 +27,7 @@ import type { Timer } from './timing.js';
 /** More than these are not taken in: their lease runs out and the control plane keeps them. */
 const MAX_WAITING = 64;
 /** A task that the agent did not survive this often is reported instead of run again. */
-const MAX_ATTEMPTS = 5;
+const MAX_ATTEMPTS = 20;
 
 interface Work {
   type: NodeTaskType;
@@ -46,7 +52,10 @@ interface Dependencies {
 }
 
 /** What became of something that a poll brought. `unusable`: nothing could be done with it, not even answer. */
-export type Acceptance = 'taken' | 'known' | 'rejected' | 'unusable';
+export interface Acceptance {
+  verdict: 'taken' | 'known' | 'rejected' | 'unusable';
+  taskId: string | null;
+}
 
 /** Checks tasks, runs each once, and has its result on disk before anybody hears of it. */
 export class TaskRunner {
@@ -71,38 +80,38 @@ export class TaskRunner {
     const verified = verifyTask(received, identity.signingKeys, { nodeId, now: clock.now() });
     if (verified.ok) {
       const taskId = verified.envelope.task_id;
-      if (this.#isHeld(taskId)) return 'known';
+      if (this.#isHeld(taskId)) return { verdict: 'known', taskId };
       const before = journal.find(taskId);
       if (before?.state === 'finished') {
         sender.sendFinished(before);
-        return 'known';
+        return { verdict: 'known', taskId };
       }
       if (this.#waiting.length >= MAX_WAITING) {
         log.warn({ task_id: taskId }, 'too many tasks wait; this one is left to the control plane');
-        return 'unusable';
+        return { verdict: 'unusable', taskId };
       }
       this.#enqueue(verified.task, verified.envelope, before !== undefined);
-      return 'taken';
+      return { verdict: 'taken', taskId };
     }
 
     const { reason, message, taskId, authentic } = verified;
     log.warn({ task_id: taskId, reason, problem: message }, 'a task is refused');
-    if (taskId === null) return 'unusable';
+    if (taskId === null) return { verdict: 'unusable', taskId };
     if (!authentic) {
       // Whoever made this up must not speak for a real task of the same id, neither now nor later.
-      if (this.#isHeld(taskId) || journal.find(taskId) !== undefined) return 'unusable';
+      if (this.#isHeld(taskId) || journal.find(taskId) !== undefined) return { verdict: 'unusable', taskId };
       sender.sendOnce(taskId, this.#rejection(reason, message));
-      return 'rejected';
+      return { verdict: 'rejected', taskId };
     }
-    if (this.#isHeld(taskId)) return 'known';
+    if (this.#isHeld(taskId)) return { verdict: 'known', taskId };
     const before = journal.find(taskId);
     if (before === undefined) {
       sender.sendOnce(taskId, this.#rejection(reason, message));
-      return 'rejected';
+      return { verdict: 'rejected', taskId };
     }
     if (before.state === 'finished') sender.sendFinished(before);
     else await this.#giveUp(before.envelope, message);
-    return 'known';
+    return { verdict: 'known', taskId };
   }
 
   /** Takes up what an earlier process began. What may no longer run is reported as interrupted. */
@@ -166,7 +175,11 @@ export class TaskRunner {
     const { envelope } = work;
     const { journal, clock, log } = this.#d;
     if (!work.resumed && Date.parse(envelope.expires_at) <= clock.now().getTime()) {
-      await this.#finish(envelope, { status: 'rejected', reason: 'expired', message: 'the task expired while it waited' });
+      await this.#finish(envelope, {
+        status: 'rejected',
+        reason: 'expired',
+        message: 'the task expired while it waited',
+      });
       return;
     }
     const started = await journal.start(envelope);
@@ -177,7 +190,10 @@ export class TaskRunner {
       log.info(facts, 'task interrupted');
       return;
     }
-    log.info({ ...facts, status: outcome.status, ...('reason' in outcome ? { reason: outcome.reason } : {}) }, 'task ended');
+    log.info(
+      { ...facts, status: outcome.status, ...('reason' in outcome ? { reason: outcome.reason } : {}) },
+      'task ended',
+    );
     await this.#finish(envelope, outcome);
   }
 
@@ -194,7 +210,8 @@ export class TaskRunner {
     } catch (error) {
       if (error instanceof TaskInterrupted || context.signal.aborted) return null;
       if (error instanceof TaskRefused) return { status: 'rejected', reason: error.reason, message: error.message };
-      if (error instanceof HostError) return { status: 'failed', reason: error.code, message: error.message, output: {} };
+      if (error instanceof HostError)
+        return { status: 'failed', reason: error.code, message: error.message, output: {} };
       this.#d.log.error({ err: error, task_id: work.envelope.task_id }, 'a task failed unexpectedly');
       return { status: 'failed', reason: 'internal_error', message: errorChain(error), output: {} };
     }

@@ -1,5 +1,6 @@
 import type { TopologyReport } from '@gpuaas/node-protocol';
 import {
+  gpuDevices,
   type Mount,
   type PciDevice,
   parseCpuInfo,
@@ -10,7 +11,6 @@ import {
   parseMountInfo,
   parseOsName,
   parseSmiGpus,
-  gpuDevices,
   type SmiGpu,
 } from './linux/inventory-parsers.js';
 
@@ -74,7 +74,8 @@ export function assembleTopology(raw: RawFacts): TopologyReport {
   const warn = (code: string, message: string) => void warnings.push({ code, message });
 
   const smi = raw.smiGpus === null ? null : parseSmiGpus(raw.smiGpus);
-  if (raw.smiGpus === null) warn('gpu_driver_tool_absent', 'nvidia-smi gave no answer: GPU ids, memory and driver are unknown');
+  if (raw.smiGpus === null)
+    warn('gpu_driver_tool_absent', 'nvidia-smi gave no answer: GPU ids, memory and driver are unknown');
   else if (smi === null) warn('gpu_driver_tool_unreadable', 'nvidia-smi gave an answer that cannot be read');
   const pci = raw.lspci === null ? null : parseLspci(raw.lspci);
   if (pci === null) warn('pci_tool_absent', 'lspci gave no answer: devices without a driver are unknown');
@@ -133,7 +134,10 @@ function mergeGpus(
   warn: (code: string, message: string) => void,
 ): Gpu[] | null {
   if (devices === null && smi === null) return null;
-  const addresses = new Set([...(devices ?? []).map((device) => device.address), ...(smi ?? []).map((gpu) => gpu.pciAddress)]);
+  const addresses = new Set([
+    ...(devices ?? []).map((device) => device.address),
+    ...(smi ?? []).map((gpu) => gpu.pciAddress),
+  ]);
   return [...addresses].sort().map((address) => {
     const device = devices?.find((candidate) => candidate.address === address);
     const driven = smi?.find((candidate) => candidate.pciAddress === address);
@@ -160,7 +164,8 @@ function nvmeFacts(raw: RawFacts, warn: (code: string, message: string) => void)
   return raw.blockDevices.map((device) => ({
     device: `/dev/${device.name}`,
     wwn: device.wwn,
-    size_bytes: device.sectors !== null && /^[1-9]\d*$/.test(device.sectors) ? Number(device.sectors) * SECTOR_BYTES : null,
+    size_bytes:
+      device.sectors !== null && /^[1-9]\d*$/.test(device.sectors) ? Number(device.sectors) * SECTOR_BYTES : null,
     mounted:
       mounts === null
         ? null
@@ -201,7 +206,11 @@ function blockersOf(
 ): Remark[] {
   const needs: Array<[boolean | null, string, string]> = [
     [gpus === null ? null : gpus.length > 0, 'gpus', 'GPUs on the host'],
-    [gpus === null ? null : gpus.every((gpu) => gpu.gpu_uuid !== null), 'gpu_driver', 'every GPU reported by its driver'],
+    [
+      gpus === null ? null : gpus.every((gpu) => gpu.gpu_uuid !== null),
+      'gpu_driver',
+      'every GPU reported by its driver',
+    ],
     [prerequisites.kvm_available, 'kvm', 'hardware virtualisation (/dev/kvm)'],
     [prerequisites.iommu_group_count === null ? null : prerequisites.iommu_group_count > 0, 'iommu', 'an active IOMMU'],
     [prerequisites.vfio_available, 'vfio', 'the vfio-pci driver'],
@@ -210,9 +219,7 @@ function blockersOf(
     [network.nat, 'nat', 'address translation for the private subnet'],
   ];
   return needs.flatMap(([met, code, need]) =>
-    met === true
-      ? []
-      : [{ code: `${code}_${met === false ? 'missing' : 'unknown'}`, message: `slices need ${need}` }],
+    met === true ? [] : [{ code: `${code}_${met === false ? 'missing' : 'unknown'}`, message: `slices need ${need}` }],
   );
 }
 
@@ -251,9 +258,12 @@ function candidateSlots(gpus: Gpu[], nvme: Nvme[], fabric: Fabric[]): TopologyRe
     });
 }
 
-function takeNearest<Item extends { numa_node: number | null }>(items: Item[], numaNode: number | null): Item | undefined {
+function takeNearest<Item extends { numa_node: number | null }>(
+  items: Item[],
+  numaNode: number | null,
+): Item | undefined {
   const near = items.findIndex((item) => item.numa_node !== null && item.numa_node === numaNode);
-  return items.splice(near >= 0 ? near : 0, 1)[0];
+  return items.splice(Math.max(near, 0), 1)[0];
 }
 
 /** The kernel writes -1 for "no node". */

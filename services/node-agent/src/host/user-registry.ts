@@ -53,7 +53,8 @@ export class UserRegistry {
     const mine = users.find((entry) => entry.allocation_id === user.allocationId);
     const taken = users.some((entry) => entry !== mine && (entry.username === user.username || entry.uid === user.uid));
     const renamed = mine !== undefined && (mine.username !== user.username || mine.uid !== user.uid);
-    if (taken || renamed) throw new HostError('account_taken', `account ${user.username} belongs to another allocation`);
+    if (taken || renamed)
+      throw new HostError('account_taken', `account ${user.username} belongs to another allocation`);
     if (mine?.state === 'leaving') throw new HostError('allocation_released', 'this allocation is being torn down');
     return mine;
   }

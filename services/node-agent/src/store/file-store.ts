@@ -1,6 +1,6 @@
-import { createServer, type Server } from 'node:net';
 import { constants } from 'node:fs';
 import { type FileHandle, mkdir, open, readdir, readFile, rename, rm } from 'node:fs/promises';
+import { createServer, type Server } from 'node:net';
 import { join, resolve } from 'node:path';
 import type { AppendLog, StateStore } from './state-store.js';
 
@@ -85,6 +85,12 @@ async function flushDirectory(root: string): Promise<void> {
   }
 }
 
+interface Waiting {
+  text: string;
+  done: () => void;
+  failed: (error: unknown) => void;
+}
+
 async function openFileLog(root: string, name: string): Promise<AppendLog> {
   const path = join(root, name);
   let handle: FileHandle = await open(path, 'a+', OWNER_ONLY);
@@ -92,14 +98,16 @@ async function openFileLog(root: string, name: string): Promise<AppendLog> {
   const content = (await handle.readFile('utf8')).toString();
   let size = Buffer.byteLength(content);
 
-  // One writer at a time, so that lines keep their order; what arrives meanwhile goes out together.
-  let waiting: Array<{ text: string; done: () => void; failed: (error: unknown) => void }> = [];
+  // One writer at a time, in the order of the calls. Appends that arrive while another writes share the next flush;
+  // a rewrite closes the open batch, so what is appended after it goes into the new content.
+  let gathering: Waiting[] | null = null;
   let turn: Promise<void> = Promise.resolve();
-
-  const flushWaiting = async () => {
-    const batch = waiting;
-    waiting = [];
-    if (batch.length === 0) return;
+  const inTurn = (work: () => Promise<void>): Promise<void> => {
+    const mine = turn.then(work);
+    turn = mine.catch(() => undefined);
+    return mine;
+  };
+  const flush = async (batch: readonly Waiting[]) => {
     const text = batch.map((entry) => entry.text).join('');
     try {
       await handle.appendFile(text);
@@ -112,33 +120,47 @@ async function openFileLog(root: string, name: string): Promise<AppendLog> {
       for (const entry of batch) entry.failed(error);
     }
   };
-  const inTurn = (work: () => Promise<void>): Promise<void> => {
-    const mine = turn.then(work);
-    turn = mine.catch(() => undefined);
-    return mine;
-  };
 
   return {
     content,
     size: () => size,
     append: (text) =>
       new Promise((done, failed) => {
-        waiting.push({ text, done, failed });
-        void inTurn(flushWaiting);
+        const entry = { text, done, failed };
+        if (gathering !== null) {
+          gathering.push(entry);
+          return;
+        }
+        const batch = [entry];
+        gathering = batch;
+        void inTurn(() => {
+          if (gathering === batch) gathering = null;
+          return flush(batch);
+        });
       }),
-    rewrite: (text) =>
-      inTurn(async () => {
-        await flushWaiting();
-        await writeWhole(root, name, text);
-        const replaced = await open(path, 'a+', OWNER_ONLY);
-        await handle.close();
-        handle = replaced;
+    rewrite: (text) => {
+      gathering = null;
+      return inTurn(async () => {
+        const temporary = `${path}${TEMPORARY}`;
+        await rm(temporary, { force: true });
+        const fresh = await open(temporary, 'a', OWNER_ONLY);
+        try {
+          await fresh.appendFile(text);
+          await fresh.sync();
+          await rename(temporary, path);
+        } catch (error) {
+          await fresh.close();
+          throw error;
+        }
+        // From here on the open file is the named one; nothing may go to the old one any more.
+        const old = handle;
+        handle = fresh;
         size = Buffer.byteLength(text);
-      }),
-    close: () => inTurn(async () => {
-      await flushWaiting();
-      await handle.close();
-    }),
+        await old.close();
+        await flushDirectory(root);
+      });
+    },
+    close: () => inTurn(() => handle.close()),
   };
 }
 

@@ -1,5 +1,5 @@
 import type { Clock, Logger } from '@gpuaas/kernel';
-import { type TaskResultRequest, taskEnvelope, type TaskEnvelope, taskResultRequest } from '@gpuaas/node-protocol';
+import { type TaskEnvelope, type TaskResultRequest, taskEnvelope, taskResultRequest } from '@gpuaas/node-protocol';
 import { z } from 'zod';
 import type { AppendLog, StateStore } from './state-store.js';
 
@@ -44,10 +44,14 @@ export type FinishedTask = Extract<JournalTask, { state: 'finished' }>;
 export class Journal {
   readonly #tasks: Map<string, JournalTask>;
   readonly #log: AppendLog;
+  readonly #logger: Logger;
   readonly #clock: Clock;
   #sizeWhenCompact: number;
+  readonly #appending = new Set<Promise<void>>();
+  #compacting: Promise<void> | null = null;
 
-  private constructor(log: AppendLog, tasks: Map<string, JournalTask>, clock: Clock) {
+  private constructor(log: AppendLog, tasks: Map<string, JournalTask>, clock: Clock, logger: Logger) {
+    this.#logger = logger;
     this.#log = log;
     this.#tasks = tasks;
     this.#clock = clock;
@@ -62,7 +66,7 @@ export class Journal {
       log.warn({ lines: damaged.length }, 'the journal has lines that cannot be read');
       await store.write(`${NAME}.damaged`, `${damaged.join('\n')}\n`);
     }
-    const journal = new Journal(file, tasks, clock);
+    const journal = new Journal(file, tasks, clock, log);
     if (file.content !== '') await journal.#compact();
     return journal;
   }
@@ -94,7 +98,10 @@ export class Journal {
     await this.#append({ event: 'noted', task_id: taskId, key, value });
   }
 
-  async finish(task: { task_id: string; task_type: string; expires_at: string }, result: TaskResultRequest): Promise<void> {
+  async finish(
+    task: { task_id: string; task_type: string; expires_at: string },
+    result: TaskResultRequest,
+  ): Promise<void> {
     const { task_id, task_type, expires_at } = task;
     await this.#append({ event: 'finished', task_id, task_type, expires_at, result });
   }
@@ -102,7 +109,10 @@ export class Journal {
   async delivered(taskId: string, accepted: boolean): Promise<void> {
     await this.#append({ event: 'delivered', task_id: taskId, accepted });
     if (this.#log.size() > COMPACT_ABOVE_BYTES && this.#log.size() > COMPACT_WHEN_GROWN_BY * this.#sizeWhenCompact) {
-      await this.#compact();
+      // A journal that cannot be shortened now is no worse as a journal; the next answer tries again.
+      await this.#compact().catch((error: unknown) =>
+        this.#logger.warn({ err: error }, 'the journal was not compacted'),
+      );
     }
   }
 
@@ -111,18 +121,36 @@ export class Journal {
   }
 
   async #append(line: Entry): Promise<void> {
-    await this.#log.append(`${JSON.stringify(line)}\n`);
-    apply(this.#tasks, line);
+    while (this.#compacting !== null) await this.#compacting;
+    const written = this.#log.append(`${JSON.stringify(line)}\n`).then(() => apply(this.#tasks, line));
+    this.#appending.add(written);
+    await written.finally(() => this.#appending.delete(written));
   }
 
+  /** Rewrites the file from memory, while no line is on its way to either of them. */
   async #compact(): Promise<void> {
+    while (this.#compacting !== null) await this.#compacting;
+    this.#compacting = Promise.allSettled(this.#appending)
+      .then(() => this.#rewrite())
+      .finally(() => {
+        this.#compacting = null;
+      });
+    await this.#compacting;
+  }
+
+  async #rewrite(): Promise<void> {
     const forgetBefore = this.#clock.now().getTime() - REMEMBER_AFTER_EXPIRY_MS;
     for (const [taskId, task] of this.#tasks) {
       if (task.state === 'finished' && task.accepted !== null && Date.parse(task.expiresAt) < forgetBefore) {
         this.#tasks.delete(taskId);
       }
     }
-    await this.#log.rewrite([...this.#tasks.values()].flatMap(linesOf).map((line) => `${JSON.stringify(line)}\n`).join(''));
+    await this.#log.rewrite(
+      [...this.#tasks.values()]
+        .flatMap(linesOf)
+        .map((line) => `${JSON.stringify(line)}\n`)
+        .join(''),
+    );
     this.#sizeWhenCompact = this.#log.size();
   }
 }

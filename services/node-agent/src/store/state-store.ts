@@ -24,7 +24,7 @@ export interface AppendLog {
   size(): number;
   /** Durable when resolved; calls made meanwhile share one flush, in order. */
   append(text: string): Promise<void>;
-  /** Replaces the whole content in one step. */
+  /** Replaces what was appended before this call, in one step. */
   rewrite(text: string): Promise<void>;
   close(): Promise<void>;
 }

@@ -18,7 +18,8 @@ export async function runTask(task: NodeTaskParams, context: TaskContext): Promi
     }
     case 'allocation.deprovision_user': {
       const leftovers = await host.ensureUserAbsent(runtimeUser(task.params));
-      if (leftovers.length === 0) return { status: 'success', task_type: task.task_type, output: { clean: true, leftovers } };
+      if (leftovers.length === 0)
+        return { status: 'success', task_type: task.task_type, output: { clean: true, leftovers } };
       const message = `${leftovers.length} things of the account are still there`;
       return { status: 'failed', reason: 'not_clean', message, output: { clean: false, leftovers } };
     }
@@ -54,7 +55,13 @@ export async function runTask(task: NodeTaskParams, context: TaskContext): Promi
     }
     case 'agent.trust_bundle_update': {
       const { version, ca_pem: caPem, node_ca_pem: nodeCaPem, signing_pubkeys: signingKeys } = task.params;
-      const updated = await agent.updateTrust({ version, caPem, nodeCaPem, signingKeys, signedBy: context.signingKeyId });
+      const updated = await agent.updateTrust({
+        version,
+        caPem,
+        nodeCaPem,
+        signingKeys,
+        signedBy: context.signingKeyId,
+      });
       const output = { version: updated.version, signing_key_ids: updated.signingKeyIds };
       return { status: 'success', task_type: task.task_type, output };
     }

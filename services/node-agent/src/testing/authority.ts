@@ -90,3 +90,8 @@ export async function createTestAuthority(name: string): Promise<TestAuthority> 
     },
   };
 }
+
+/** The key that a request asks a certificate for; repeated requests differ in their signatures only. */
+export function requestedKey(csrPem: string): string {
+  return Buffer.from(new Pkcs10CertificateRequest(csrPem).publicKey.rawData).toString('base64');
+}

@@ -15,7 +15,7 @@ import {
   taskResultRequest,
   type UnsignedTask,
 } from '@gpuaas/node-protocol';
-import { createTestAuthority, type TestAuthority } from './authority.js';
+import { createTestAuthority, requestedKey, type TestAuthority } from './authority.js';
 
 export const NODE_ID = '0197a1b2-0000-7000-8000-00000000000a';
 
@@ -54,7 +54,8 @@ export class FakeControlPlane {
   readonly tokens = new Map<string, string | null>([['token-1', null]]);
   /** Serial numbers of certificates that are shut out. */
   readonly revoked = new Set<string>();
-  interfere: (operation: 'enroll' | 'renew' | 'wait' | 'result' | 'other', attempt: number) => Interference = () => null;
+  interfere: (operation: 'enroll' | 'renew' | 'wait' | 'result' | 'other', attempt: number) => Interference = () =>
+    null;
   answerResult: (taskId: string) => boolean = () => true;
   /** Whether a certificate is let in, by its serial number. */
   welcome: (serialNumber: string) => boolean = () => true;
@@ -79,7 +80,9 @@ export class FakeControlPlane {
     this.signer = { keyId: 'signer-1', privateKey: generateKeyPairSync('ed25519').privateKey };
     server.on('request', (request, response) => {
       this.#handle(request, response).catch((error: unknown) => {
-        response.writeHead(500).end(JSON.stringify({ code: 'internal_error', message: String(error), correlation_id: '' }));
+        response
+          .writeHead(500)
+          .end(JSON.stringify({ code: 'internal_error', message: String(error), correlation_id: '' }));
       });
     });
   }
@@ -134,6 +137,12 @@ export class FakeControlPlane {
   /** Hands a task out again, whatever became of it. */
   redeliver(taskId: string): void {
     for (const task of this.#tasks) if (task.envelope.task_id === taskId) task.state = 'queued';
+    this.#changed();
+  }
+
+  /** Hands out everything again, as if no answer to a result had ever been sent. */
+  redeliverAll(): void {
+    for (const task of this.#tasks) task.state = 'queued';
     this.#changed();
   }
 
@@ -194,11 +203,17 @@ export class FakeControlPlane {
     const { node_id, csr } = enrollmentRequest.parse(body);
     const token = request.headers.authorization?.replace(/^Bearer /, '') ?? '';
     const usedBy = this.tokens.get(token);
-    if (usedBy === undefined || (usedBy !== null && usedBy !== csrKey(csr))) return refuse(response, 401, 'token_invalid');
-    this.tokens.set(token, csrKey(csr));
+    if (usedBy === undefined || (usedBy !== null && usedBy !== requestedKey(csr)))
+      return refuse(response, 401, 'token_invalid');
+    this.tokens.set(token, requestedKey(csr));
     this.enrollments.push(csr);
     const { certificate, internalToken } = await this.#issue(csr, node_id);
-    answer(response, 200, { certificate, ca_bundle: this.nodeCa.certificatePem }, { [NODE_HEADERS.internalToken]: internalToken });
+    answer(
+      response,
+      200,
+      { certificate, ca_bundle: this.nodeCa.certificatePem },
+      { [NODE_HEADERS.internalToken]: internalToken },
+    );
   }
 
   async #renew(response: ServerResponse, body: unknown): Promise<void> {
@@ -237,6 +252,7 @@ export class FakeControlPlane {
     this.#changed();
 
     const deadline = Date.now() + this.#options.holdMilliseconds;
+    if (request.socket.destroyed) return;
     let gone = false;
     this.openPolls += 1;
     response.on('close', () => {
@@ -293,11 +309,6 @@ function operationOf(path: string): 'enroll' | 'renew' | 'wait' | 'result' | 'ot
 function peerSerial(request: IncomingMessage): string | null {
   if (!(request.socket instanceof TLSSocket) || !request.socket.authorized) return null;
   return request.socket.getPeerCertificate().serialNumber.toLowerCase();
-}
-
-function csrKey(csr: string): string {
-  // Requests differ in their signatures; the key stands before it.
-  return csr.replace(/\s/g, '').slice(0, 200);
 }
 
 async function bodyOf(request: IncomingMessage): Promise<unknown> {

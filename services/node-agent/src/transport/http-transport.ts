@@ -1,4 +1,4 @@
-import { Agent as HttpAgent, type IncomingMessage, request as httpRequest } from 'node:http';
+import { Agent as HttpAgent, request as httpRequest, type IncomingMessage } from 'node:http';
 import { Agent as HttpsAgent, request as httpsRequest } from 'node:https';
 import type { TlsIdentity, Transport, TransportRequest, TransportResponse } from './transport.js';
 import { TransportError } from './transport.js';
@@ -14,7 +14,12 @@ const IDLE_SOCKET_MILLISECONDS = 60_000;
 export function createHttpTransport(options: { apiUrl: string; maxSockets?: number }): Transport {
   const origin = new URL(options.apiUrl);
   const encrypted = origin.protocol === 'https:';
-  const pool = { keepAlive: true, maxSockets: options.maxSockets ?? 32, timeout: IDLE_SOCKET_MILLISECONDS, noDelay: true };
+  const pool = {
+    keepAlive: true,
+    maxSockets: options.maxSockets ?? 32,
+    timeout: IDLE_SOCKET_MILLISECONDS,
+    noDelay: true,
+  };
   const plain = new HttpAgent(pool);
   // By identity, so that a connection is never reused under another certificate or other anchors.
   const secure = new Map<TlsIdentity, HttpsAgent>();
@@ -86,7 +91,8 @@ export function createHttpTransport(options: { apiUrl: string; maxSockets?: numb
       const agent = secure.get(identity);
       secure.delete(identity);
       // What is under way may end; its connection then idles out with the agent that nobody asks any more.
-      for (const sockets of Object.values(agent?.freeSockets ?? {})) for (const socket of sockets ?? []) socket.destroy();
+      for (const sockets of Object.values(agent?.freeSockets ?? {}))
+        for (const socket of sockets ?? []) socket.destroy();
     },
     close: () => {
       plain.destroy();

@@ -22,7 +22,8 @@ export function parseSmiGpus(csv: string): SmiGpu[] | null {
     if (line.trim() === '') continue;
     const [index, uuid, busId, model, memory, driver, ...rest] = line.split(',').map((cell) => cell.trim());
     const pciAddress = busId === undefined ? null : normalPciAddress(busId);
-    if (!index || !/^\d+$/.test(index) || !uuid?.startsWith('GPU-') || !pciAddress || !model || rest.length > 0) return null;
+    if (!index || !/^\d+$/.test(index) || !uuid?.startsWith('GPU-') || !pciAddress || !model || rest.length > 0)
+      return null;
     gpus.push({
       index: Number(index),
       uuid,
@@ -45,7 +46,7 @@ export function normalPciAddress(text: string): string | null {
   const match = /^(?:([0-9a-f]{4,8}):)?([0-9a-f]{2}):([0-9a-f]{2})\.([0-7])$/i.exec(text.trim());
   if (!match) return null;
   const [, domain = '0', bus, device, fn] = match;
-  const short = domain.replace(/^0+(?=[0-9a-f]{4}$)/i, '').padStart(4, '0');
+  const short = domain.replace(/^0+/, '').padStart(4, '0');
   return `${short}:${bus}:${device}.${fn}`.toLowerCase();
 }
 
@@ -122,7 +123,10 @@ export function parseOsName(text: string): string | null {
 
 /** The words of the kernel command line that concern the IOMMU. */
 export function parseIommuArguments(commandLine: string): string[] {
-  return commandLine.trim().split(/\s+/).filter((word) => /^(intel_iommu|amd_iommu|iommu|vfio)/.test(word));
+  return commandLine
+    .trim()
+    .split(/\s+/)
+    .filter((word) => /^(intel_iommu|amd_iommu|iommu|vfio)/.test(word));
 }
 
 export interface Mount {
@@ -168,7 +172,9 @@ export function parseAccount(line: string): Account | null {
   const fields = line.trim().split(':');
   const [username, , uid, gid, comment, home] = fields;
   if (fields.length !== 7 || !username || !uid || !gid || comment === undefined || home === undefined) return null;
-  return /^\d+$/.test(uid) && /^\d+$/.test(gid) ? { username, uid: Number(uid), gid: Number(gid), comment, home } : null;
+  return /^\d+$/.test(uid) && /^\d+$/.test(gid)
+    ? { username, uid: Number(uid), gid: Number(gid), comment, home }
+    : null;
 }
 
 /** The user ids (real, effective, saved, file system) of a process, from /proc/<pid>/status. */
@@ -184,7 +190,10 @@ export function isZombie(status: string): boolean {
 
 /** The ids of the objects in /proc/sysvipc/{shm,sem,msg} that a user owns. */
 export function parseIpcIds(table: string, uid: number): number[] {
-  const [header, ...rows] = table.trim().split('\n').map((row) => row.trim().split(/\s+/));
+  const [header, ...rows] = table
+    .trim()
+    .split('\n')
+    .map((row) => row.trim().split(/\s+/));
   const uidColumn = header?.indexOf('uid') ?? -1;
   const idColumn = header?.findIndex((name) => ['shmid', 'semid', 'msqid'].includes(name)) ?? -1;
   if (uidColumn < 0 || idColumn < 0) return [];

@@ -1,5 +1,18 @@
 import { randomBytes } from 'node:crypto';
-import { chmod, chown, cp, lchown, mkdir, readdir, readFile, rename, rm, rmdir, statfs, writeFile } from 'node:fs/promises';
+import {
+  chmod,
+  chown,
+  cp,
+  lchown,
+  mkdir,
+  readdir,
+  readFile,
+  rename,
+  rm,
+  rmdir,
+  statfs,
+  writeFile,
+} from 'node:fs/promises';
 import { connect } from 'node:net';
 import { join } from 'node:path';
 import { errorChain } from '@gpuaas/kernel';
@@ -8,9 +21,22 @@ import type { StateStore } from '../../store/state-store.js';
 import { type HealthCheck, HostError, type HostPort, type KeySet, type RuntimeUser } from '../host-port.js';
 import { Mutex } from '../mutex.js';
 import { assembleTopology } from '../topology.js';
-import { decideKeySet, describeKeySet, type RegistryUser, renderAuthorizedKeys, UserRegistry } from '../user-registry.js';
+import {
+  decideKeySet,
+  describeKeySet,
+  type RegistryUser,
+  renderAuthorizedKeys,
+  UserRegistry,
+} from '../user-registry.js';
 import { type CommandResult, type RunCommand, runCommand } from './command.js';
-import { type Account, mountsBelow, parseAccount, parseIpcIds, parseMemoryMib, parseMountInfo } from './inventory-parsers.js';
+import {
+  type Account,
+  mountsBelow,
+  parseAccount,
+  parseIpcIds,
+  parseMemoryMib,
+  parseMountInfo,
+} from './inventory-parsers.js';
 import { readRawFacts } from './linux-inventory.js';
 import { endProcessesOf, processesOf } from './processes.js';
 import { inDirectory, lstatOrNull, writeAuthorizedKeys } from './secure-files.js';
@@ -97,14 +123,19 @@ export function createLinuxHost(options: LinuxHostOptions): HostPort {
     }
     if (known === null) {
       await changeAccounts('useradd', [
-        '--uid', String(user.uid),
+        '--uid',
+        String(user.uid),
         '--user-group',
         '--no-create-home',
-        '--home-dir', home,
-        '--shell', '/bin/bash',
+        '--home-dir',
+        home,
+        '--shell',
+        '/bin/bash',
         // No password fits; unlike a locked account, it may still log in with a key.
-        '--password', '*',
-        '--comment', commentFor(user),
+        '--password',
+        '*',
+        '--comment',
+        commentFor(user),
         user.username,
       ]);
     }
@@ -123,7 +154,8 @@ export function createLinuxHost(options: LinuxHostOptions): HostPort {
     if ((await lstatOrNull(SKELETON))?.isDirectory()) {
       await cp(SKELETON, home, { recursive: true, verbatimSymlinks: true, force: true });
     }
-    for (const entry of await readdir(home, { recursive: true })) await lchown(join(home, entry), account.uid, account.gid);
+    for (const entry of await readdir(home, { recursive: true }))
+      await lchown(join(home, entry), account.uid, account.gid);
     await chmod(home, 0o700);
     await chown(home, account.uid, account.gid);
   };
@@ -146,7 +178,9 @@ export function createLinuxHost(options: LinuxHostOptions): HostPort {
 
   const removeHome = async (username: string): Promise<string[]> => {
     const home = homeOf(username);
-    const trash = await readdir(homeRoot).then((names) => names.filter((name) => name.startsWith(trashPrefix(username))));
+    const trash = await readdir(homeRoot).then((names) =>
+      names.filter((name) => name.startsWith(trashPrefix(username))),
+    );
     try {
       const stat = await lstatOrNull(home);
       if (stat !== null) {
@@ -176,7 +210,8 @@ export function createLinuxHost(options: LinuxHostOptions): HostPort {
       await rm(path, { recursive: true, force: true });
     }
     for (const directory of SHARED_DIRECTORIES) {
-      for (const path of (await ownedBelow(directory, user.uid)).paths) await rm(path, { recursive: true, force: true });
+      for (const path of (await ownedBelow(directory, user.uid)).paths)
+        await rm(path, { recursive: true, force: true });
     }
     for (const [table, flag] of IPC_TABLES) {
       for (const id of parseIpcIds(await readFile(`/proc/sysvipc/${table}`, 'utf8').catch(() => ''), user.uid)) {
@@ -190,7 +225,11 @@ export function createLinuxHost(options: LinuxHostOptions): HostPort {
     const found: string[] = [];
     if ((await findAccount(user.username)) !== null) found.push(`account:${user.username}`);
     for (const pid of await processesOf(user.uid)) found.push(`process:${pid}`);
-    for (const path of [homeOf(user.username), bundlesOf(user.allocationId), `/var/spool/cron/crontabs/${user.username}`]) {
+    for (const path of [
+      homeOf(user.username),
+      bundlesOf(user.allocationId),
+      `/var/spool/cron/crontabs/${user.username}`,
+    ]) {
       if ((await lstatOrNull(path)) !== null) found.push(`path:${path}`);
     }
     for (const directory of SHARED_DIRECTORIES) {
@@ -218,8 +257,16 @@ export function createLinuxHost(options: LinuxHostOptions): HostPort {
         const entry = await registry.claim(user);
         const keySet = decideKeySet(entry?.key_set ?? null, wanted);
         await ensureAccount(user, entry);
-        const installed = await installKeys(user, { ...identify(user), state: entry?.state ?? 'creating', key_set: null }, keySet);
-        await registry.put({ ...identify(user), state: 'present', key_set: { version: keySet.version, keys: [...keySet.keys] } });
+        const installed = await installKeys(
+          user,
+          { ...identify(user), state: entry?.state ?? 'creating', key_set: null },
+          keySet,
+        );
+        await registry.put({
+          ...identify(user),
+          state: 'present',
+          key_set: { version: keySet.version, keys: [...keySet.keys] },
+        });
         return installed;
       }),
 
@@ -236,12 +283,14 @@ export function createLinuxHost(options: LinuxHostOptions): HostPort {
           return [`account:${entry.username} is registered for this allocation`];
         }
         const account = await findAccount(user.username);
-        if (account !== null && !isOwn(account, user)) return [`account:${user.username} does not belong to this allocation`];
+        if (account !== null && !isOwn(account, user))
+          return [`account:${user.username} does not belong to this allocation`];
         const byUid = await findAccount(String(user.uid));
         if (byUid !== null && !isOwn(byUid, user)) return [`account:${byUid.username} has the user id ${user.uid}`];
 
         await registry.put({ ...identify(user), state: 'leaving', key_set: entry?.key_set ?? null });
-        if (account !== null) await changeAccounts('usermod', ['--expiredate', '1', '--shell', '/usr/sbin/nologin', user.username]);
+        if (account !== null)
+          await changeAccounts('usermod', ['--expiredate', '1', '--shell', '/usr/sbin/nologin', user.username]);
         const surviving = await endProcessesOf(user.uid, timer);
         const home = await removeHome(user.username);
         if (surviving.length > 0 || home.length > 0) return [...surviving.map((pid) => `process:${pid}`), ...home];
@@ -256,14 +305,19 @@ export function createLinuxHost(options: LinuxHostOptions): HostPort {
 
     runtimeUsers: () =>
       mutex.run(async () =>
-        (await registry.users()).map(({ allocation_id, username, uid }) => ({ allocationId: allocation_id, username, uid })),
+        (await registry.users()).map(({ allocation_id, username, uid }) => ({
+          allocationId: allocation_id,
+          username,
+          uid,
+        })),
       ),
 
     ensureRuntimeBundle: (bundle) =>
       mutex.run(async () => {
         const entry = (await registry.users()).find((user) => user.allocation_id === bundle.allocationId);
         const account = entry?.state === 'present' ? await findAccount(entry.username) : null;
-        if (account === null) throw new HostError('allocation_not_provisioned', 'the allocation has no account on this host');
+        if (account === null)
+          throw new HostError('allocation_not_provisioned', 'the allocation has no account on this host');
         const directory = bundlesOf(bundle.allocationId);
         await mkdir(runtimeDirectory, { recursive: true, mode: 0o755 });
         await mkdir(directory, { mode: 0o750 }).catch(() => undefined);
@@ -272,7 +326,11 @@ export function createLinuxHost(options: LinuxHostOptions): HostPort {
           await handle.chown(0, account.gid);
           const path = join(directory, `${bundle.slug}.env`);
           const temporary = join(directory, `.${randomBytes(6).toString('hex')}`);
-          await writeFile(temporary, renderEnvironment(bundle.slug, bundle.version, bundle.env), { mode: 0o640, flag: 'wx', flush: true });
+          await writeFile(temporary, renderEnvironment(bundle.slug, bundle.version, bundle.env), {
+            mode: 0o640,
+            flag: 'wx',
+            flush: true,
+          });
           await chown(temporary, 0, account.gid);
           await rename(temporary, path);
           await handle.sync();
@@ -283,14 +341,23 @@ export function createLinuxHost(options: LinuxHostOptions): HostPort {
     topology: async () => assembleTopology(await readRawFacts(run)),
 
     healthChecks: async (allocationId) => {
-      const checks = [await gpuCheck(run), await diskCheck(options.stateDirectory), await memoryCheck(), await sshCheck(options.sshPort)];
+      const checks = [
+        await gpuCheck(run),
+        await diskCheck(options.stateDirectory),
+        await memoryCheck(),
+        await sshCheck(options.sshPort),
+      ];
       if (allocationId === null) return checks;
       const entry = await mutex.run(() => registry.find(allocationId));
       const account = entry?.state === 'present' ? await findAccount(entry.username) : null;
       const there = account !== null;
       return [
         ...checks,
-        { name: 'runtime_user', status: there ? 'ok' : 'failed', detail: there ? 'the account exists' : 'there is no account' },
+        {
+          name: 'runtime_user',
+          status: there ? 'ok' : 'failed',
+          detail: there ? 'the account exists' : 'there is no account',
+        },
       ];
     },
 
@@ -334,7 +401,9 @@ function isOwn(account: Account, user: RuntimeUser): boolean {
 }
 
 function failed(program: string, result: CommandResult): HostError {
-  const why = result.absent ? 'is not installed' : `failed with ${result.exitCode ?? 'a signal'}: ${result.stderr.trim().slice(0, 300)}`;
+  const why = result.absent
+    ? 'is not installed'
+    : `failed with ${result.exitCode ?? 'a signal'}: ${result.stderr.trim().slice(0, 300)}`;
   return new HostError('command_failed', `${program} ${why}`);
 }
 
@@ -380,9 +449,14 @@ async function gpuCheck(run: RunCommand): Promise<HealthCheck> {
 
 async function diskCheck(directory: string): Promise<HealthCheck> {
   const stats = await statfs(directory).catch(() => null);
-  if (stats === null || stats.blocks === 0) return { name: 'disk', status: 'unknown', detail: 'the file system gives no size' };
+  if (stats === null || stats.blocks === 0)
+    return { name: 'disk', status: 'unknown', detail: 'the file system gives no size' };
   const free = Math.floor((100 * stats.bavail) / stats.blocks);
-  return { name: 'disk', status: free < 2 ? 'failed' : free < 10 ? 'degraded' : 'ok', detail: `${free} % free for state` };
+  return {
+    name: 'disk',
+    status: free < 2 ? 'failed' : free < 10 ? 'degraded' : 'ok',
+    detail: `${free} % free for state`,
+  };
 }
 
 async function memoryCheck(): Promise<HealthCheck> {

@@ -132,7 +132,9 @@ export function createSimulatedHost(options: SimulatedHostOptions): HostPort {
         }
         const document = await load();
         const bundles = Object.fromEntries(
-          Object.entries(document.bundles).filter(([path]) => !path.startsWith(`${bundleDirectory(user.allocationId)}/`)),
+          Object.entries(document.bundles).filter(
+            ([path]) => !path.startsWith(`${bundleDirectory(user.allocationId)}/`),
+          ),
         );
         await save({ ...document, bundles });
         await registry.release(user.allocationId);
@@ -167,7 +169,11 @@ export function createSimulatedHost(options: SimulatedHostOptions): HostPort {
       const there = entry?.state === 'present';
       return [
         gpus,
-        { name: 'runtime_user', status: there ? 'ok' : 'failed', detail: there ? 'the account exists' : 'there is no account' },
+        {
+          name: 'runtime_user',
+          status: there ? 'ok' : 'failed',
+          detail: there ? 'the account exists' : 'there is no account',
+        },
       ];
     },
     ensureUninstalled: () =>
@@ -242,7 +248,9 @@ function simulatedTopology(nodeId: string, shape: SimulatedShape, bootId: string
     smiGpus: slots
       .map((index) => {
         const hex = digest(`gpu-${index}`);
-        const uuid = [hex.slice(0, 8), hex.slice(8, 12), hex.slice(12, 16), hex.slice(16, 20), hex.slice(20, 32)].join('-');
+        const uuid = [hex.slice(0, 8), hex.slice(8, 12), hex.slice(12, 16), hex.slice(16, 20), hex.slice(20, 32)].join(
+          '-',
+        );
         const address = `00000000:${bus(0x0b, index).toUpperCase()}:00.0`;
         return `${index}, GPU-${uuid}, ${address}, ${shape.gpuModel}, ${shape.gpuMemoryMib}, 570.133.20`;
       })
@@ -270,5 +278,8 @@ function simulatedTopology(nodeId: string, shape: SimulatedShape, bootId: string
 }
 
 function cpuInfo(count: number): string {
-  return Array.from({ length: count }, (_, index) => `processor\t: ${index}\nmodel name\t: Intel(R) Xeon(R) Platinum 8480C\n`).join('\n');
+  return Array.from(
+    { length: count },
+    (_, index) => `processor\t: ${index}\nmodel name\t: Intel(R) Xeon(R) Platinum 8480C\n`,
+  ).join('\n');
 }
