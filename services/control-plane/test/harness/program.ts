@@ -16,10 +16,12 @@ const RUNNER = fileURLToPath(new URL('run-typescript.mjs', import.meta.url));
 
 /** Starts a TypeScript module as a process of its own; it ends with the test's process at the latest. */
 export function startProgram(file: URL, environment: Readonly<Record<string, string>>): Program {
-  const child: ChildProcess = spawn(process.execPath, [RUNNER, fileURLToPath(file)], {
-    env: { ...process.env, ...environment },
-    stdio: ['ignore', 'pipe', 'pipe'],
-  });
+  return startCommand(process.execPath, [RUNNER, fileURLToPath(file)], { ...process.env, ...environment });
+}
+
+/** Starts an installed or built program with exactly this environment; it ends with the test's process at the latest. */
+export function startCommand(command: string, args: readonly string[], environment: NodeJS.ProcessEnv): Program {
+  const child: ChildProcess = spawn(command, [...args], { env: environment, stdio: ['ignore', 'pipe', 'pipe'] });
   let output = '';
   for (const stream of [child.stdout, child.stderr]) {
     stream?.on('data', (chunk: Buffer) => {
@@ -32,7 +34,7 @@ export function startProgram(file: URL, environment: Readonly<Record<string, str
   };
   process.once('exit', end);
   void ended.then(() => process.off('exit', end));
-  if (child.pid === undefined) throw new Error(`${file.href} could not be started`);
+  if (child.pid === undefined) throw new Error(`${command} could not be started`);
   return {
     processId: child.pid,
     output: () => output,
