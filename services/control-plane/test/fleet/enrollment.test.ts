@@ -71,6 +71,15 @@ describe('registering a host', () => {
       gpus_total: 8,
     });
     expect([hostile.status, hostile.body.code]).toEqual([400, 'invalid_request']);
+    for (const wrong of [{ gpus_total: 3_000_000_000 }, { region_code: 'a\u0000b' }, { region_code: '' }]) {
+      const answer = await site.asOperator('POST', '/api/v1/admin/nodes', {
+        host: 'a.test',
+        sku: 'h200-sxm-baremetal-8g',
+        gpus_total: 8,
+        ...wrong,
+      });
+      expect([wrong, answer.status]).toEqual([wrong, 400]);
+    }
   });
 
   it('shows it in the list, page by page, under filters that cursors belong to', async () => {

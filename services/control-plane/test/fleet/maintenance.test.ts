@@ -42,7 +42,7 @@ describe('maintenance of a host in use', () => {
     expect([refused.status, refused.body.code]).toEqual([409, 'node_offline']);
     expect((await platform(nodeId, 'resume-scheduling')).status).toBe(200);
     const launched = await site.launch(person, { node_id: nodeId });
-    expect(launched.status).toBe(201);
+    expect([launched.status, launched.body.code]).toEqual([201, undefined]);
     await site.untilStatus(person, launched.body.allocation.id, 'active');
   });
 
@@ -50,6 +50,7 @@ describe('maintenance of a host in use', () => {
     const { nodeId } = await site.addHost();
     const person = await site.customer();
     const launched = await site.launch(person, { node_id: nodeId });
+    expect([launched.status, launched.body.code]).toEqual([201, undefined]);
     const { id } = launched.body.allocation;
     await site.untilStatus(person, id, 'active');
 

@@ -290,7 +290,7 @@ describe('a task', () => {
     expect((await latest(host.nodeId)).status).toBe('dispatched');
   });
 
-  it('is quarantine after the third refused signature in a row, not before', async () => {
+  it('leads to quarantine with the third refused signature in a row, not before', async () => {
     const host = await site.active();
     const refuse = async (reason: string) => {
       const { task_id: taskId } = await discover(host.nodeId);

@@ -51,6 +51,12 @@ export function nodeOperations(services: FleetServices): OperationHandlers {
     async prepare({ db, body }) {
       requireHost(body.host, '/body/host');
       if (body.hostname !== null && body.hostname !== undefined) requireHost(body.hostname, '/body/hostname');
+      if (!REGION_CODE.test(body.region_code)) {
+        throw badRequest('region_invalid', '/body/region_code', 'must be 1 to 64 of A-Z a-z 0-9 . _ -');
+      }
+      if (body.gpus_total > MAXIMUM_GPUS) {
+        throw badRequest('gpus_total_too_large', '/body/gpus_total', `must be at most ${MAXIMUM_GPUS}`);
+      }
       if ((await skuCatalog.findSku(db, body.sku)) === null) {
         throw new Refusal('sku_not_found', {
           status: 400,
@@ -122,6 +128,10 @@ function positionOf(after: readonly (string | null)[] | null): { createdAt: Date
 }
 
 const HOST_NAME = /^(?=.{3,253}$)[A-Za-z0-9]([A-Za-z0-9_-]{0,62})(\.[A-Za-z0-9]([A-Za-z0-9_-]{0,62}))*\.?$/;
+
+const REGION_CODE = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/;
+/** No host is built like that; what is beyond it is a mistake. */
+const MAXIMUM_GPUS = 1024;
 
 /** Addresses and names end up in scripts, URLs and known_hosts files. */
 function requireHost(text: string, pointer: string): void {

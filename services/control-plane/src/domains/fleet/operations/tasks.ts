@@ -40,8 +40,8 @@ export function taskOperations(services: FleetServices): OperationHandlers {
   const result = command<'internalNodeTaskResult'>(
     async ({ tx, ctx, path, body }) => {
       const nodeId = requireNode(ctx.principal, path.node_id);
-      const outputText = JSON.stringify(body.output);
-      if (Buffer.byteLength(outputText) > MAX_OUTPUT_BYTES) {
+      const { output } = body;
+      if (Buffer.byteLength(JSON.stringify(output)) > MAX_OUTPUT_BYTES) {
         throw new Refusal('invalid_request', {
           status: 413,
           message: `output: is larger than ${MAX_OUTPUT_BYTES} bytes`,
@@ -53,7 +53,7 @@ export function taskOperations(services: FleetServices): OperationHandlers {
       const { task, signatureRejections } = found;
 
       const error = body.error?.slice(0, MAXIMUM_ERROR_LENGTH) ?? null;
-      const hash = canonicalHash({ status: body.status, error, completed_at: body.completed_at, output: body.output });
+      const hash = canonicalHash({ status: body.status, error, completed_at: body.completed_at, output });
       const decision = decideResult(task, { status: body.status, hash });
       switch (decision.kind) {
         case 'repeat':
@@ -62,14 +62,14 @@ export function taskOperations(services: FleetServices): OperationHandlers {
           await recordLateResult(tx, task, {
             status: body.status,
             error,
-            outputSealed: queue.sealOutput(body.output),
+            outputSealed: queue.sealOutput(output),
             resultHash: hash,
             reportedAt: new Date(body.completed_at),
           });
           return { status: 200, body: { ok: false } };
         case 'accept':
-          await noteSignature(tx, ctx, task, signatureRejections, decision.to, body.output);
-          await queue.finish(tx, ctx, task, { status: decision.to, error, output: body.output, resultHash: hash });
+          await noteSignature(tx, ctx, task, signatureRejections, decision.to, output);
+          await queue.finish(tx, ctx, task, { status: decision.to, error, output, resultHash: hash });
           return { status: 200, body: { ok: true } };
       }
     },

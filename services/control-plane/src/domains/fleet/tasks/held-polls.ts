@@ -10,7 +10,8 @@ import type { TaskSigner } from './task-signer.js';
 const LARGEST_DISPATCH = 500;
 /** A wake-up may be lost; after that long a process looks for itself. */
 const LOOK_AGAIN_MILLISECONDS = 5_000;
-const RETRY_MILLISECONDS = 500;
+/** Pauses after a dispatch that failed: doubled from the first to the second. */
+const RETRY_MILLISECONDS = { first: 20, longest: 5_000 } as const;
 
 /**
  * Told of tasks after they were handed out. A hint for what people see: a process that dies in between tells nobody,
@@ -125,6 +126,7 @@ export class HeldPolls {
 
   async #dispatchDue(): Promise<void> {
     this.#dispatching = true;
+    let pause: number = RETRY_MILLISECONDS.first;
     try {
       while (this.#due.size > 0) {
         const nodeIds: NodeId[] = [];
@@ -136,11 +138,13 @@ export class HeldPolls {
         if (nodeIds.length === 0) continue;
         try {
           await this.#dispatch(nodeIds);
+          pause = RETRY_MILLISECONDS.first;
         } catch (error) {
           // Also when another process handed out a task of the same resource at this very moment.
           this.#log.warn({ error: errorChain(error), nodes: nodeIds.length }, 'tasks could not be handed out');
           for (const nodeId of nodeIds) this.#due.add(nodeId);
-          await new Promise((resolve) => setTimeout(resolve, RETRY_MILLISECONDS));
+          await new Promise((resolve) => setTimeout(resolve, pause));
+          pause = Math.min(2 * pause, RETRY_MILLISECONDS.longest);
         }
       }
     } finally {
