@@ -15,7 +15,8 @@ import type { RecordListPrice } from './ports.js';
 import { accessSubscribers } from './provisioning/access-events.js';
 import { lostRuntimesJob, overdueOperationsJob } from './provisioning/sweeps.js';
 import { type AllocationTaskResults, createTaskResults } from './provisioning/task-results.js';
-import { countProjectUse, recordDispatch } from './store/allocations.js';
+import { countProjectUse } from './store/allocations.js';
+import { recordDispatch } from './store/moves.js';
 import { findSku as findSkuRow } from './store/skus.js';
 import { occupancyOf } from './views/occupancy.js';
 

@@ -25,12 +25,8 @@ import { CONCURRENCY_POLICY } from '../rules/limits.js';
 import { OPERATION_DEADLINE_SECONDS } from '../rules/operation-state.js';
 import { billingUnits, hourlyMinor } from '../rules/rate.js';
 import { type CapacityShape, decideGpuCount, type ResourceClass, type SkuFacts, shapeOf } from '../rules/sku.js';
-import {
-  countLiveAllocations,
-  insertAllocations,
-  lockUserAdmissions,
-  type NewAllocation,
-} from '../store/allocations.js';
+import { countLiveAllocations, lockUserAdmissions } from '../store/allocations.js';
+import { insertLaunch, type Launch, type PlacedAllocation } from '../store/launches.js';
 import { imageFacts, shareImageBySlug } from '../store/os-images.js';
 import { type BundleRow, bundleFacts, findBundle, insertPendingBundle } from '../store/runtime-bundles.js';
 import { type SkuRow, shareSku, skuFacts } from '../store/skus.js';
@@ -144,40 +140,41 @@ export async function admit(
   }
   for (const unplaced of wanted.slice(hosts.length)) await services.funds.release(tx, unplaced);
 
-  const allocations = hosts.map((host, index): NewAllocation => {
+  const placed = hosts.map((host, index): PlacedAllocation => {
     const id = wanted[index];
     if (id === undefined) throw new Error('more hosts were taken than asked for');
     return {
+      ...host,
       id,
       operationId: newId(),
-      claimId: newId(),
-      tenantId: project.tenantId,
-      projectId: intent.projectId,
-      requestedByUserId: intent.userId,
-      serviceAccountId: intent.serviceAccountId,
-      name: intent.name,
-      schedulerType: intent.schedulerType,
-      schedulerRequest: intent.schedulerRequest,
-      capacityShape: shapeOf(sku.resourceClass),
-      sku: sku.sku,
-      skuSnapshot: snapshotOf(row),
       gpusTotal: sku.acceleratorCount === null ? host.gpusTotal : gpus.gpus,
-      billingUnit: sku.billingUnit,
-      billingUnits: billingUnits(sku, gpus.gpus),
-      unitPriceMinor: sku.unitPriceMinor,
-      currency: sku.currency,
-      osImageId: image?.id ?? null,
-      node: host,
-      username: account.username,
-      uid: account.uid,
-      keys,
-      correlationId: ctx.correlationId,
-      deadlineAt: operationDeadline(now),
     };
   });
-  await insertPlaced(tx, allocations, now);
+  const launch: Launch = {
+    tenantId: project.tenantId,
+    projectId: intent.projectId,
+    requestedByUserId: intent.userId,
+    serviceAccountId: intent.serviceAccountId,
+    name: intent.name,
+    schedulerType: intent.schedulerType,
+    schedulerRequest: intent.schedulerRequest,
+    capacityShape: shapeOf(sku.resourceClass),
+    sku: sku.sku,
+    skuSnapshot: snapshotOf(row),
+    billingUnit: sku.billingUnit,
+    billingUnits: billingUnits(sku, gpus.gpus),
+    unitPriceMinor: sku.unitPriceMinor,
+    currency: sku.currency,
+    osImageId: image?.id ?? null,
+    username: account.username,
+    uid: account.uid,
+    keys,
+    correlationId: ctx.correlationId,
+    deadlineAt: operationDeadline(now),
+  };
+  await insertPlaced(tx, launch, placed, now);
 
-  for (const allocation of allocations) {
+  for (const allocation of placed) {
     if (bundle) {
       await insertPendingBundle(
         tx,
@@ -186,10 +183,10 @@ export async function admit(
       );
     }
     await services.fleet.queueNodeTask(tx, ctx, {
-      nodeId: allocation.node.nodeId,
+      nodeId: allocation.nodeId,
       type: 'allocation.provision_user',
       params: {
-        ...runtimeOf(allocation),
+        ...runtimeOf({ id: allocation.id, ...account }),
         authorized_keys: keys.map((key) => ({ managed_key_id: key.id, public_key: key.publicKey })),
         key_set_version: FIRST_KEY_SET,
       },
@@ -202,12 +199,12 @@ export async function admit(
       tx,
       ctx,
       'requested',
-      { ...allocation, currentOperationId: allocation.operationId, status: 'requested' },
-      { sku: sku.sku, node_id: allocation.node.nodeId },
+      { ...launch, id: allocation.id, currentOperationId: allocation.operationId, status: 'requested' },
+      { sku: sku.sku, node_id: allocation.nodeId },
     );
   }
   return {
-    allocations: allocations.map(({ id, operationId }) => ({ id, operationId })),
+    allocations: placed.map(({ id, operationId }) => ({ id, operationId })),
     requested: intent.count,
   };
 }
@@ -240,9 +237,9 @@ function takeHosts(
   });
 }
 
-async function insertPlaced(tx: Tx, allocations: readonly NewAllocation[], now: Date): Promise<void> {
+async function insertPlaced(tx: Tx, launch: Launch, placed: readonly PlacedAllocation[], now: Date): Promise<void> {
   try {
-    await insertAllocations(tx, allocations, now);
+    await insertLaunch(tx, launch, placed, now);
   } catch (error) {
     const state = sqlState(error);
     if (state === UNIQUE_VIOLATION || state === EXCLUSION_VIOLATION) {

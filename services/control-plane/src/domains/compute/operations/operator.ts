@@ -24,6 +24,15 @@ import { auditLifecycle, mutationResult } from './allocations.js';
 
 /** What operators do to allocations of every tenant, and the limit that holds for all of them. */
 export function operatorOperations(services: AdmissionServices) {
+  const setConcurrencyPolicy = command<'adminSetAllocationConcurrencyPolicy'>(async ({ tx, ctx, body }) => ({
+    status: 200,
+    body: await setLimit(tx, ctx, services.policies, body),
+  }));
+  const getConcurrencyPolicy = query<'adminGetAllocationConcurrencyPolicy'>(async ({ db }) => ({
+    status: 200,
+    body: await policyView(db, services.policies),
+  }));
+
   return {
     adminForceReleaseAllocation: command<'adminForceReleaseAllocation'>(async ({ tx, ctx, path, body }) => {
       const before = await lockAny(tx, path.allocation_id);
@@ -59,23 +68,11 @@ export function operatorOperations(services: AdmissionServices) {
       return { status: 200, body: await releaseResponse(tx, ctx, before, after) };
     }),
 
-    adminGetAllocationConcurrencyPolicy: query<'adminGetAllocationConcurrencyPolicy'>(async ({ db }) => ({
-      status: 200,
-      body: await policyView(db, services.policies),
-    })),
-    getV3PlatformConfigAllocationConcurrencyPolicyCompat: query<'getV3PlatformConfigAllocationConcurrencyPolicyCompat'>(
-      async ({ db }) => ({ status: 200, body: await policyView(db, services.policies) }),
-    ),
+    adminGetAllocationConcurrencyPolicy: getConcurrencyPolicy,
+    getV3PlatformConfigAllocationConcurrencyPolicyCompat: getConcurrencyPolicy,
 
-    adminSetAllocationConcurrencyPolicy: command<'adminSetAllocationConcurrencyPolicy'>(async ({ tx, ctx, body }) => ({
-      status: 200,
-      body: await setLimit(tx, ctx, services.policies, body),
-    })),
-    setV3PlatformConfigAllocationConcurrencyPolicyCompat:
-      command<'setV3PlatformConfigAllocationConcurrencyPolicyCompat'>(async ({ tx, ctx, body }) => ({
-        status: 200,
-        body: await setLimit(tx, ctx, services.policies, body),
-      })),
+    adminSetAllocationConcurrencyPolicy: setConcurrencyPolicy,
+    setV3PlatformConfigAllocationConcurrencyPolicyCompat: setConcurrencyPolicy,
   } satisfies OperationHandlers;
 }
 

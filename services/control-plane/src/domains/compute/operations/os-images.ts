@@ -19,6 +19,15 @@ import {
   updateImage,
 } from '../store/os-images.js';
 
+const create = command<'adminCreateOSImage'>(async ({ tx, ctx, body }) => ({
+  status: 201,
+  body: await createImage(tx, ctx, body),
+}));
+const remove = command<'adminRemoveOSImage'>(async ({ tx, ctx, path }) => {
+  await removeImage(tx, ctx, path.image_id);
+  return { status: 204, body: undefined };
+});
+
 /** Operating system images as operators keep them. The two spellings share one service. */
 export const osImageOperations = {
   adminListOSImages: query<'adminListOSImages'>(async ({ db, ctx, query: parameters }) => {
@@ -38,23 +47,11 @@ export const osImageOperations = {
     return { status: 200, body: { items: items.map(imageView), next_cursor: pagination.next_cursor } };
   }),
 
-  adminCreateOSImage: command<'adminCreateOSImage'>(async ({ tx, ctx, body }) => ({
-    status: 201,
-    body: await createImage(tx, ctx, body),
-  })),
-  createV3PlatformConfigOSImageCompat: command<'createV3PlatformConfigOSImageCompat'>(async ({ tx, ctx, body }) => ({
-    status: 201,
-    body: await createImage(tx, ctx, body),
-  })),
+  adminCreateOSImage: create,
+  createV3PlatformConfigOSImageCompat: create,
 
-  adminRemoveOSImage: command<'adminRemoveOSImage'>(async ({ tx, ctx, path }) => {
-    await removeImage(tx, ctx, path.image_id);
-    return { status: 204, body: undefined };
-  }),
-  deleteV3PlatformConfigOSImageCompat: command<'deleteV3PlatformConfigOSImageCompat'>(async ({ tx, ctx, path }) => {
-    await removeImage(tx, ctx, path.image_id);
-    return { status: 204, body: undefined };
-  }),
+  adminRemoveOSImage: remove,
+  deleteV3PlatformConfigOSImageCompat: remove,
 
   updateV3PlatformConfigOSImageCompat: command<'updateV3PlatformConfigOSImageCompat'>(
     async ({ tx, ctx, path, body }) => ({

@@ -20,6 +20,23 @@ import { adminSkuView, skuView } from '../views/sku-view.js';
 
 /** The catalogue as customers see it, and as operators keep it. The two spellings for operators share one service. */
 export function skuOperations(recordListPrice: RecordListPrice) {
+  const create = command<'adminCreateSku'>(async ({ tx, ctx, body }) => ({
+    status: 201,
+    body: await createSku(tx, ctx, recordListPrice, body),
+  }));
+  const update = command<'adminUpdateSku'>(async ({ tx, ctx, path, body }) => ({
+    status: 200,
+    body: await changeSku(tx, ctx, recordListPrice, path.sku, body),
+  }));
+  const activate = command<'adminActivateSku'>(async ({ tx, ctx, path }) => ({
+    status: 200,
+    body: await putOnSale(tx, ctx, path.sku, true),
+  }));
+  const deactivate = command<'adminDeactivateSku'>(async ({ tx, ctx, path }) => ({
+    status: 200,
+    body: await putOnSale(tx, ctx, path.sku, false),
+  }));
+
   return {
     listSkus: query<'listSkus'>(async ({ db, ctx, query: parameters }) => {
       const page = pageRequest(
@@ -43,41 +60,17 @@ export function skuOperations(recordListPrice: RecordListPrice) {
       return { status: 200, body: { items: items.map(adminSkuView), pagination } };
     }),
 
-    adminCreateSku: command<'adminCreateSku'>(async ({ tx, ctx, body }) => ({
-      status: 201,
-      body: await createSku(tx, ctx, recordListPrice, body),
-    })),
-    createV3PlatformConfigSkuCompat: command<'createV3PlatformConfigSkuCompat'>(async ({ tx, ctx, body }) => ({
-      status: 201,
-      body: await createSku(tx, ctx, recordListPrice, body),
-    })),
+    adminCreateSku: create,
+    createV3PlatformConfigSkuCompat: create,
 
-    adminUpdateSku: command<'adminUpdateSku'>(async ({ tx, ctx, path, body }) => ({
-      status: 200,
-      body: await changeSku(tx, ctx, recordListPrice, path.sku, body),
-    })),
-    updateV3PlatformConfigSkuCompat: command<'updateV3PlatformConfigSkuCompat'>(async ({ tx, ctx, path, body }) => ({
-      status: 200,
-      body: await changeSku(tx, ctx, recordListPrice, path.sku, body),
-    })),
+    adminUpdateSku: update,
+    updateV3PlatformConfigSkuCompat: update,
 
-    adminActivateSku: command<'adminActivateSku'>(async ({ tx, ctx, path }) => ({
-      status: 200,
-      body: await putOnSale(tx, ctx, path.sku, true),
-    })),
-    activateV3PlatformConfigSkuCompat: command<'activateV3PlatformConfigSkuCompat'>(async ({ tx, ctx, path }) => ({
-      status: 200,
-      body: await putOnSale(tx, ctx, path.sku, true),
-    })),
+    adminActivateSku: activate,
+    activateV3PlatformConfigSkuCompat: activate,
 
-    adminDeactivateSku: command<'adminDeactivateSku'>(async ({ tx, ctx, path }) => ({
-      status: 200,
-      body: await putOnSale(tx, ctx, path.sku, false),
-    })),
-    deactivateV3PlatformConfigSkuCompat: command<'deactivateV3PlatformConfigSkuCompat'>(async ({ tx, ctx, path }) => ({
-      status: 200,
-      body: await putOnSale(tx, ctx, path.sku, false),
-    })),
+    adminDeactivateSku: deactivate,
+    deactivateV3PlatformConfigSkuCompat: deactivate,
   } satisfies OperationHandlers;
 }
 

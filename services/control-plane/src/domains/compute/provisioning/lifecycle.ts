@@ -12,8 +12,8 @@ import {
 } from '../rules/allocation-state.js';
 import { OPERATION_DEADLINE_SECONDS } from '../rules/operation-state.js';
 import { decideTeardown } from '../rules/teardown.js';
-import { revokeGrantsOf } from '../store/access-grants.js';
-import { appendEvent, type LockedAllocation, moveClaims, recordMove } from '../store/allocations.js';
+import type { LockedAllocation } from '../store/allocations.js';
+import { appendEvent, moveClaims, recordMove } from '../store/moves.js';
 import { countAttempt, getOperation } from '../store/operations.js';
 import { findQueuedTask } from '../views/node-tasks.js';
 import { syncKeys } from './key-sync.js';
@@ -53,7 +53,6 @@ export async function beginRelease(
   const unseen = await withdrawLaunch(tx, ctx, services.fleet, allocation);
 
   await settle(tx, ctx, services, allocation, to);
-  await revokeGrantsOf(tx, allocation.id, now);
   await recordMove(tx, {
     allocation,
     to,
@@ -70,6 +69,7 @@ export async function beginRelease(
       },
     },
     event: { name: request.forced ? 'force_release_requested' : 'release_requested', status: 'succeeded' },
+    endsGrants: true,
   });
   const releasing = { ...allocation, status: to, currentOperationId: operationId };
 
@@ -210,7 +210,6 @@ async function endUnserved(
   const to = expected(allocation.status, cause);
   const now = ctx.clock.now();
   await settle(tx, ctx, services, allocation, to, servedUntil);
-  await revokeGrantsOf(tx, allocation.id, now);
   await recordMove(tx, {
     allocation,
     to,
@@ -218,6 +217,7 @@ async function endUnserved(
     milestones: { failed_at: now, failure_reason: reason },
     operation: { id: allocation.currentOperationId, status: 'failed', failureReason: reason },
     event: { name: eventName, status: 'failed', summary: reason },
+    endsGrants: true,
   });
   const failed = { ...allocation, status: to };
   await publishAllocation(tx, ctx, 'failed', failed, { reason });

@@ -107,16 +107,6 @@ export async function revokeGrant(
     .execute();
 }
 
-/** The end of an allocation ends what it was shared with; its host removes the whole account. */
-export async function revokeGrantsOf(tx: Tx, allocationId: AllocationId, now: Date): Promise<void> {
-  await tx
-    .updateTable('allocation_access_grants')
-    .set({ status: 'revoked', revoked_at: now })
-    .where('allocation_id', '=', allocationId)
-    .where('status', '=', 'active')
-    .execute();
-}
-
 export function findGrantsWithKey(reader: Reader, keyId: string): Promise<{ id: string; allocation_id: string }[]> {
   return reader
     .selectFrom('allocation_access_grants')

@@ -1,6 +1,7 @@
 import { newId, type UserId } from '@gpuaas/kernel';
 import type { Position } from '../../../spine/cursors.js';
 import type { Reader, Tx } from '../../../spine/operation.js';
+import { preparedQuery } from '../../../spine/prepared-statements.js';
 import type { BillingUnit, CapacityShape, ResourceClass, SchedulingUnit, SkuFacts } from '../rules/sku.js';
 
 const COLUMNS = [
@@ -38,9 +39,17 @@ export function findSku(reader: Reader, code: string): Promise<SkuRow | undefine
   return selectSkus(reader).where('skus.sku', '=', code).executeTakeFirst();
 }
 
+const share = preparedQuery<SkuRow>(
+  'compute.share_sku',
+  `SELECT ${COLUMNS.join(', ')}, sku_families.display_name AS family_display_name
+  FROM skus JOIN sku_families ON sku_families.family_id = skus.family_id
+  WHERE skus.sku = $1::text FOR SHARE OF skus`,
+);
+
 /** Shares the row until commit: a SKU taken off sale waits for the launches that have seen it on sale. */
-export function shareSku(tx: Tx, code: string): Promise<SkuRow | undefined> {
-  return selectSkus(tx).where('skus.sku', '=', code).forShare('skus').executeTakeFirst();
+export async function shareSku(tx: Tx, code: string): Promise<SkuRow | undefined> {
+  const { rows } = await tx.executeQuery(share([code]));
+  return rows[0];
 }
 
 /** Locks the row until commit. */
