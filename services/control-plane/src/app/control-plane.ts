@@ -1,7 +1,9 @@
 import { randomUUID } from 'node:crypto';
 import { setMaxListeners } from 'node:events';
 import type { Clock, Logger } from '@gpuaas/kernel';
+import { DenialJournal } from '../edge/denial-journal.js';
 import { registerDocumentation } from '../edge/documentation.js';
+import { IdempotencyStore } from '../edge/idempotency.js';
 import { EdgeMetrics } from '../edge/metrics.js';
 import { RateLimiter } from '../edge/rate-limit.js';
 import { type EdgeDependencies, registerOperations } from '../edge/router.js';
@@ -166,7 +168,8 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
         clock,
         log,
         cursors: new CursorCodec(custody.deriveKey('cursors')),
-        custody,
+        idempotency: new IdempotencyStore(custody),
+        denials: new DenialJournal(domains.identity.recordDenial),
         metrics,
         rateLimiter: new RateLimiter(),
         rateLimitOf: rateLimits({ db: primary, policies, clock }),

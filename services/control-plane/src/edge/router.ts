@@ -1,9 +1,14 @@
-import { type OperationDefinition, type OperationValidators, operationTable, validatorsFor } from '@gpuaas/contract';
+import {
+  type OperationDefinition,
+  type OperationId,
+  type OperationValidators,
+  operationTable,
+  validatorsFor,
+} from '@gpuaas/contract';
 import { type Clock, canonicalHash, type Logger } from '@gpuaas/kernel';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { parse as parseJson } from 'secure-json-parse';
 import type { CursorCodec } from '../spine/cursors.js';
-import type { Custody } from '../spine/custody.js';
 import {
   type ErasedHandler,
   type ErasedInput,
@@ -17,14 +22,9 @@ import {
 import { type Principal, type ProjectScope, principalKey } from '../spine/principal.js';
 import { Refusal, refuse } from '../spine/refusal.js';
 import { inTransaction } from '../spine/transaction.js';
+import type { DenialJournal } from './denial-journal.js';
 import { errorAnswer } from './error-response.js';
-import {
-  claimIdempotencyKey,
-  type IdempotencyScope,
-  retentionOf,
-  type StoredResponse,
-  storeIdempotentResponse,
-} from './idempotency.js';
+import { type IdempotencyScope, type IdempotencyStore, retentionOf, type StoredResponse } from './idempotency.js';
 import type { EdgeMetrics } from './metrics.js';
 import { type AccessFacts, decide, type PolicyRule, policyFor } from './policy/index.js';
 import type { RateLimitClass, RateLimiter } from './rate-limit.js';
@@ -60,9 +60,10 @@ export interface EdgeDependencies {
   readonly clock: Clock;
   readonly log: Logger;
   readonly cursors: CursorCodec;
-  readonly custody: Custody;
+  readonly idempotency: IdempotencyStore;
   readonly metrics: EdgeMetrics;
   readonly rateLimiter: RateLimiter;
+  readonly denials: DenialJournal;
   /** requests a minute that a principal has in a class; null where it is not limited */
   rateLimitOf(limitClass: RateLimitClass, principal: Principal): Promise<number | null>;
   authenticateBearer(db: Reader, token: string): Promise<Principal>;
@@ -81,6 +82,8 @@ interface Route {
   readonly definition: OperationDefinition;
   readonly rule: PolicyRule;
   readonly limitClass: RateLimitClass;
+  /** what its idempotency keys belong to: operations that share a handler are one command under several names */
+  readonly family: string;
 }
 
 /**
@@ -90,7 +93,8 @@ interface Route {
 export function registerOperations(server: FastifyInstance, listener: Listener, edge: EdgeDependencies): void {
   for (const definition of operationTable) {
     const rule = policyFor(definition.operationId);
-    const route: Route = { definition, rule, limitClass: limitClassOf(definition) };
+    const family = familyOf(edge.operations, definition.operationId);
+    const route: Route = { definition, rule, limitClass: limitClassOf(definition), family };
     if (listener === 'node' && !servesHosts(definition)) continue;
     for (const { path } of definition.routes) {
       server.route({
@@ -155,7 +159,11 @@ async function answerRequest(
 ): Promise<Answer> {
   const { definition, rule } = route;
   const principal = await authenticate(edge, rule, request);
-  await limitRate(edge, route, principal, request, reply);
+  const contextWithin = (project: ProjectScope | null, tenantId: string | null) =>
+    buildContext({ request, identity, principal, project, tenantId, clock: edge.clock, log, cursors: edge.cursors });
+  await limitRate(edge, route, principal, request, reply, (limit) =>
+    edge.denials.note(contextWithin(null, null), 'rate_limit.block', definition.operationId, { limit }),
+  );
 
   const validators = validatorsFor(definition.operationId);
   const parameters = validators.parameters({ path: request.params, query: request.query, headers: request.headers });
@@ -168,24 +176,12 @@ async function answerRequest(
   const project =
     projectId === null ? null : ((await edge.projectScopeOf(edge.primary, principal, projectId)) ?? 'inaccessible');
   const facts: AccessFacts = { principal, project, projectId, tenantId, definition, path: parameters.path };
+  const ctx = contextWithin(project === 'inaccessible' ? null : project, tenantId);
   const access = decide(rule, facts);
-  if (!access.allowed)
-    throw new Refusal(access.code, {
-      status: access.status,
-      ...(access.reason && { details: { reason: access.reason } }),
-    });
-
-  const scope: ProjectScope | null = project === 'inaccessible' ? null : project;
-  const ctx = buildContext({
-    request,
-    identity,
-    principal,
-    project: scope,
-    tenantId,
-    clock: edge.clock,
-    log,
-    cursors: edge.cursors,
-  });
+  if (!access.allowed) {
+    await edge.denials.note(ctx, 'authz.deny', definition.operationId, { code: access.code, reason: access.reason });
+    throw new Refusal(access.code, { status: access.status, details: { reason: access.reason } });
+  }
   const handler = handlerOf(edge.operations, definition.operationId);
   if (handler === undefined) {
     throw new Refusal('service_unavailable', {
@@ -200,14 +196,14 @@ async function answerRequest(
     body,
     headers: flatHeaders(request.headers),
   };
-  const answer = await runHandler(edge, definition, handler, input, ctx, request, rawBody);
+  const answer = await runHandler(edge, route, handler, input, ctx, request, rawBody);
   checkResponse(edge, definition, validators, answer, log);
   return answer;
 }
 
 async function runHandler(
   edge: EdgeDependencies,
-  definition: OperationDefinition,
+  route: Route,
   handler: ErasedHandler,
   input: ErasedInput,
   ctx: RequestContext,
@@ -226,7 +222,7 @@ async function runHandler(
       }
     }
     case 'command':
-      return runCommand(edge, definition, handler, input, ctx);
+      return runCommand(edge, route, handler, input, ctx);
   }
 }
 
@@ -250,36 +246,41 @@ async function limitRate(
   principal: Principal,
   request: FastifyRequest,
   reply: FastifyReply,
+  blocked: (perMinute: number) => Promise<void>,
 ): Promise<void> {
   if (route.limitClass === 'none' || principal.kind === 'node') return;
   const perMinute = await edge.rateLimitOf(route.limitClass, principal);
   if (perMinute === null) return;
   const who = principal.kind === 'anonymous' ? `address:${request.ip}` : principalKey(principal);
   reply.header('x-ratelimit-limit', perMinute).header('x-ratelimit-remaining', 0);
-  const state = edge.rateLimiter.take(who, route.limitClass, perMinute, edge.clock.now().getTime());
-  reply.header('x-ratelimit-remaining', state.remaining);
+  try {
+    const state = edge.rateLimiter.take(who, route.limitClass, perMinute, edge.clock.now().getTime());
+    reply.header('x-ratelimit-remaining', state.remaining);
+  } catch (error) {
+    await blocked(perMinute);
+    throw error;
+  }
 }
 
 async function runCommand(
   edge: EdgeDependencies,
-  definition: OperationDefinition,
+  route: Route,
   command: ErasedCommand,
   input: ErasedInput,
   ctx: RequestContext,
 ): Promise<Answer> {
-  const scope = idempotencyScope(definition, command, input, ctx);
+  const scope = idempotencyScope(route, command, input, ctx);
   const retention = retentionOf(command);
   const prepared = command.prepare ? await command.prepare({ ...input, db: edge.primary, ctx }) : undefined;
   let wakeUps: (() => void)[] = [];
   const answer = await inTransaction(edge.primary, async (tx): Promise<Answer> => {
     wakeUps = [];
     const now = edge.clock.now();
-    const replay = scope && (await claimIdempotencyKey(tx, edge.custody, scope, input.body, now, retention));
+    const replay = scope && (await edge.idempotency.claim(tx, scope, input.body, now, retention));
     if (replay) return { ...replay, headers: { ...replay.headers, 'idempotency-replayed': 'true' } };
     const commandContext = { ...ctx, afterCommit: (wake: () => void) => void wakeUps.push(wake) };
     const response = withHeaders(await command.run({ ...input, tx, ctx: commandContext, prepared }));
-    if (scope && !('content' in response))
-      await storeIdempotentResponse(tx, edge.custody, scope, response, now, retention);
+    if (scope && !('content' in response)) await edge.idempotency.keep(tx, scope, response, now, retention);
     return response;
   });
   for (const wake of wakeUps) wake();
@@ -288,7 +289,7 @@ async function runCommand(
 
 /** Null where the request carries no key or the operation takes none; refuses a missing key where one is demanded. */
 function idempotencyScope(
-  definition: OperationDefinition,
+  { definition, family }: Route,
   command: ErasedCommand,
   input: ErasedInput,
   ctx: RequestContext,
@@ -308,10 +309,31 @@ function idempotencyScope(
   if (ctx.principal.kind === 'anonymous') return null;
   return {
     principal: principalKey(ctx.principal),
-    operation: definition.operationId,
-    context: canonicalHash({ path: input.path, query: input.query, project: ctx.project?.projectId ?? null }),
+    operation: family,
+    context: contextHash(input, ctx),
     key: ctx.idempotencyKey,
   };
+}
+
+/**
+ * What a request is about besides its body: the resources in its path, its query, and its project, which one spelling
+ * has in the path and another in a header.
+ */
+function contextHash(input: ErasedInput, ctx: RequestContext): string {
+  const resources = Object.entries(input.path).filter(([name]) => name !== 'project_id');
+  return canonicalHash({
+    resources: resources.map(([, value]) => value),
+    query: input.query,
+    project: ctx.project?.projectId ?? input.path.project_id ?? null,
+  });
+}
+
+/** The name of all operations that are bound to one handler: the first of them in the table. */
+function familyOf(handlers: OperationHandlers, operationId: OperationId): string {
+  const handler = handlerOf(handlers, operationId);
+  if (handler === undefined) return operationId;
+  const first = operationTable.find((other) => handlerOf(handlers, other.operationId) === handler);
+  return first?.operationId ?? operationId;
 }
 
 function readBody(

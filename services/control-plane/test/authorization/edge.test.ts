@@ -2,6 +2,8 @@ import { randomBytes } from 'node:crypto';
 import { createLogger, systemClock } from '@gpuaas/kernel';
 import type { FastifyInstance } from 'fastify';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { DenialJournal } from '../../src/edge/denial-journal.js';
+import { IdempotencyStore } from '../../src/edge/idempotency.js';
 import { EdgeMetrics } from '../../src/edge/metrics.js';
 import { policyFor } from '../../src/edge/policy/index.js';
 import { factsOf } from '../../src/edge/policy/matrix.js';
@@ -39,7 +41,8 @@ describe('the edge with no handler bound', () => {
       clock: systemClock,
       log,
       cursors: new CursorCodec(randomBytes(32)),
-      custody: createCustody([{ id: 'test', bytes: randomBytes(32) }]),
+      idempotency: new IdempotencyStore(createCustody([{ id: 'test', bytes: randomBytes(32) }])),
+      denials: new DenialJournal(async () => undefined),
       metrics: new EdgeMetrics('test'),
       rateLimiter: new RateLimiter(),
       rateLimitOf: async () => null,

@@ -90,6 +90,23 @@ export function serviceAccountOperations({ clock }: Pick<IdentityDependencies, '
   }
 
   const sealed = { sealsResponse: true };
+  const createAccount = command<'createServiceAccount'>(
+    async ({ tx, ctx, body }) => ({ status: 201, body: await create(tx, ctx, body) }),
+    sealed,
+  );
+  const disableAccount = command<'disableServiceAccount'>(async ({ tx, ctx, path }) => ({
+    status: 200,
+    body: await end(tx, ctx, path.service_account_id, 'disable'),
+  }));
+  const deleteAccount = command<'deleteServiceAccount'>(async ({ tx, ctx, path }) => ({
+    status: 200,
+    body: await end(tx, ctx, path.service_account_id, 'delete'),
+  }));
+  const rotateKey = command<'rotateServiceAccountCredential'>(
+    async ({ tx, ctx, path }) => ({ status: 200, body: await rotate(tx, ctx, path.service_account_id) }),
+    sealed,
+  );
+
   return {
     listServiceAccounts: query<'listServiceAccounts'>(async ({ db, ctx, query: asked, path }) => {
       const request = pageRequest(
@@ -116,41 +133,17 @@ export function serviceAccountOperations({ clock }: Pick<IdentityDependencies, '
       body: serviceAccountView(await getServiceAccount(db, projectOf(ctx).projectId, path.service_account_id)),
     })),
 
-    createServiceAccount: command<'createServiceAccount'>(
-      async ({ tx, ctx, body }) => ({ status: 201, body: await create(tx, ctx, body) }),
-      sealed,
-    ),
-    createV3AccessServiceAccountCompat: command<'createV3AccessServiceAccountCompat'>(
-      async ({ tx, ctx, body }) => ({ status: 201, body: await create(tx, ctx, body) }),
-      sealed,
-    ),
+    createServiceAccount: createAccount,
+    createV3AccessServiceAccountCompat: createAccount,
 
-    disableServiceAccount: command<'disableServiceAccount'>(async ({ tx, ctx, path }) => ({
-      status: 200,
-      body: await end(tx, ctx, path.service_account_id, 'disable'),
-    })),
-    disableV3AccessServiceAccountCompat: command<'disableV3AccessServiceAccountCompat'>(async ({ tx, ctx, path }) => ({
-      status: 200,
-      body: await end(tx, ctx, path.service_account_id, 'disable'),
-    })),
+    disableServiceAccount: disableAccount,
+    disableV3AccessServiceAccountCompat: disableAccount,
 
-    deleteServiceAccount: command<'deleteServiceAccount'>(async ({ tx, ctx, path }) => ({
-      status: 200,
-      body: await end(tx, ctx, path.service_account_id, 'delete'),
-    })),
-    deleteV3AccessServiceAccountCompat: command<'deleteV3AccessServiceAccountCompat'>(async ({ tx, ctx, path }) => ({
-      status: 200,
-      body: await end(tx, ctx, path.service_account_id, 'delete'),
-    })),
+    deleteServiceAccount: deleteAccount,
+    deleteV3AccessServiceAccountCompat: deleteAccount,
 
-    rotateServiceAccountCredential: command<'rotateServiceAccountCredential'>(
-      async ({ tx, ctx, path }) => ({ status: 200, body: await rotate(tx, ctx, path.service_account_id) }),
-      sealed,
-    ),
-    rotateV3AccessServiceAccountKeyCompat: command<'rotateV3AccessServiceAccountKeyCompat'>(
-      async ({ tx, ctx, path }) => ({ status: 200, body: await rotate(tx, ctx, path.service_account_id) }),
-      sealed,
-    ),
+    rotateServiceAccountCredential: rotateKey,
+    rotateV3AccessServiceAccountKeyCompat: rotateKey,
   };
 }
 

@@ -125,6 +125,10 @@ export function sshKeyOperations({ clock }: Pick<IdentityDependencies, 'clock'>)
     return { ...key, isDefault: true };
   }
 
+  const makeDefault = command<'setDefaultSshKey'>(async ({ tx, ctx, path }) => {
+    return { status: 200, body: { key: sshKeyView(await setDefault(tx, ctx, path.key_id)) } };
+  });
+
   return {
     listSshKeys: query<'listSshKeys'>(async ({ db, ctx, query: asked }) => {
       const filter: SshKeyFilter = { status: 'active', lastUsed: null, search: null, sort: 'created_at_desc' };
@@ -158,12 +162,8 @@ export function sshKeyOperations({ clock }: Pick<IdentityDependencies, 'clock'>)
       return { status: 200, body: { ok: true } };
     }),
 
-    setDefaultSshKey: command<'setDefaultSshKey'>(async ({ tx, ctx, path }) => {
-      return { status: 200, body: { key: sshKeyView(await setDefault(tx, ctx, path.key_id)) } };
-    }),
-    setDefaultV3AccountSshKeyCompat: command<'setDefaultV3AccountSshKeyCompat'>(async ({ tx, ctx, path }) => {
-      return { status: 200, body: { key: sshKeyView(await setDefault(tx, ctx, path.key_id)) } };
-    }),
+    setDefaultSshKey: makeDefault,
+    setDefaultV3AccountSshKeyCompat: makeDefault,
   };
 }
 

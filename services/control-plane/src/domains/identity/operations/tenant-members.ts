@@ -50,6 +50,11 @@ export function tenantMemberOperations(parts: TenantMemberParts): OperationHandl
   const bind = (tx: Tx, ctx: CommandContext, userId: string, body: BindBody) =>
     bindInOwnTenant(parts, tx, ctx, userId, body);
 
+  const bindMember = command<'tenantBindUserMembership'>(async ({ tx, ctx, path, body }) => ({
+    status: 200,
+    body: { ok: true, mode: 'strict', rehomed: false, binding: await bind(tx, ctx, path.user_id, body) },
+  }));
+
   return {
     tenantListUsers: query<'tenantListUsers'>(async ({ db, ctx, query: asked }) => {
       const caller = memberOf(ctx);
@@ -139,14 +144,8 @@ export function tenantMemberOperations(parts: TenantMemberParts): OperationHandl
       },
     }),
 
-    tenantBindUserMembership: command<'tenantBindUserMembership'>(async ({ tx, ctx, path, body }) => ({
-      status: 200,
-      body: { ok: true, mode: 'strict', rehomed: false, binding: await bind(tx, ctx, path.user_id, body) },
-    })),
-    bindV3AccessUserMembershipCompat: command<'bindV3AccessUserMembershipCompat'>(async ({ tx, ctx, path, body }) => ({
-      status: 200,
-      body: { ok: true, mode: 'strict', rehomed: false, binding: await bind(tx, ctx, path.user_id, body) },
-    })),
+    tenantBindUserMembership: bindMember,
+    bindV3AccessUserMembershipCompat: bindMember,
 
     removeV3AccessUserMembershipCompat: command<'removeV3AccessUserMembershipCompat'>(
       async ({ tx, ctx, path, body }) => ({

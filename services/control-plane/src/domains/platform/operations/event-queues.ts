@@ -78,9 +78,9 @@ function settle(decision: OutboxDecision): void {
 }
 
 export const adminRequeueOutboxEvent = command<'adminRequeueOutboxEvent'>(requeueEvent);
-export const requeueV3PlatformOpsOutboxEvent = command<'requeueV3PlatformOpsOutboxEvent'>(requeueEvent);
+export const requeueV3PlatformOpsOutboxEvent = adminRequeueOutboxEvent;
 export const adminDiscardOutboxEvent = command<'adminDiscardOutboxEvent'>(discardEvent);
-export const discardV3PlatformOpsOutboxEvent = command<'discardV3PlatformOpsOutboxEvent'>(discardEvent);
+export const discardV3PlatformOpsOutboxEvent = adminDiscardOutboxEvent;
 
 interface LetterInput {
   readonly tx: Tx;
@@ -144,13 +144,16 @@ export function createDeadLetterOperations(consumers: () => readonly Consumer[])
     };
   };
 
+  const requeueDeadMessage = command<'adminRequeueDLQMessage'>(requeueMessage);
+  const discardDeadMessage = command<'adminDiscardDLQMessage'>(discardMessage);
+
   return {
     adminListDLQMessages: query<'adminListDLQMessages'>(deadMessages),
     listV3PlatformOpsDLQMessages: query<'listV3PlatformOpsDLQMessages'>(deadMessages),
-    adminRequeueDLQMessage: command<'adminRequeueDLQMessage'>(requeueMessage),
-    requeueV3PlatformOpsDLQMessage: command<'requeueV3PlatformOpsDLQMessage'>(requeueMessage),
-    adminDiscardDLQMessage: command<'adminDiscardDLQMessage'>(discardMessage),
-    discardV3PlatformOpsDLQMessage: command<'discardV3PlatformOpsDLQMessage'>(discardMessage),
+    adminRequeueDLQMessage: requeueDeadMessage,
+    requeueV3PlatformOpsDLQMessage: requeueDeadMessage,
+    adminDiscardDLQMessage: discardDeadMessage,
+    discardV3PlatformOpsDLQMessage: discardDeadMessage,
   };
 }
 
