@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
-import { canonicalJson, equalBytes, hmacSha256 } from '@gpuaas/kernel';
 import type { Schema } from '@gpuaas/contract';
+import { canonicalJson, equalBytes, hmacSha256 } from '@gpuaas/kernel';
 import { badRequest } from './refusal.js';
 
 /** Where a page ends: the sort key of its last row and its id, as text. The store that wrote it reads it back. */
@@ -37,7 +37,11 @@ export class CursorCodec {
     const payload = bytes.subarray(SIGNATURE_BYTES);
     const signature = bytes.subarray(0, SIGNATURE_BYTES);
     if (bytes.toString('base64url') !== cursor || !equalBytes(signature, this.#sign(scope, payload))) {
-      throw badRequest('cursor_invalid', '/query/cursor', 'is not a cursor of this list with these filters and this order');
+      throw badRequest(
+        'cursor_invalid',
+        '/query/cursor',
+        'is not a cursor of this list with these filters and this order',
+      );
     }
     const position: unknown = JSON.parse(payload.toString('utf8'));
     if (!isPosition(position)) throw badRequest('cursor_invalid', '/query/cursor', 'is not a cursor');
@@ -45,7 +49,9 @@ export class CursorCodec {
   }
 
   #sign(scope: ListScope, payload: Uint8Array): Buffer {
-    const list = createHash('sha256').update(canonicalJson(dropAbsent(scope))).digest();
+    const list = createHash('sha256')
+      .update(canonicalJson(dropAbsent(scope)))
+      .digest();
     return hmacSha256(this.#key, Buffer.concat([list, payload])).subarray(0, SIGNATURE_BYTES);
   }
 }

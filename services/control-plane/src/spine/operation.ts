@@ -137,4 +137,55 @@ export function exchange<Id extends OperationId>(run: Exchange<Id>['run']): Exch
   return { kind: 'exchange', run };
 }
 
+/** An input whose types the validators have established and the compiler no longer follows. */
+export interface ErasedInput {
+  readonly path: Readonly<Record<string, unknown>>;
+  readonly query: Readonly<Record<string, unknown>>;
+  readonly body: unknown;
+  readonly headers: Readonly<Record<string, string | undefined>>;
+}
+
+export interface ErasedResponse {
+  readonly status: number;
+  readonly body?: unknown;
+  readonly headers?: Readonly<Record<string, string>>;
+}
+
+/** A handler as the edge calls it: any operation's. */
+export type ErasedHandler =
+  | {
+      readonly kind: 'command';
+      readonly sealsResponse?: boolean;
+      readonly keepsKeyForMoney?: boolean;
+      readonly ignoresIdempotencyKey?: boolean;
+      prepare?(input: ErasedInput & { readonly db: Reader; readonly ctx: RequestContext }): Promise<unknown>;
+      run(
+        input: ErasedInput & { readonly tx: Tx; readonly ctx: CommandContext; readonly prepared: unknown },
+      ): Promise<ErasedResponse | RawResponse>;
+    }
+  | {
+      readonly kind: 'query';
+      run(
+        input: ErasedInput & { readonly db: Reader; readonly ctx: RequestContext },
+      ): Promise<ErasedResponse | RawResponse>;
+    }
+  | {
+      readonly kind: 'exchange';
+      run(
+        input: ErasedInput & {
+          readonly ctx: RequestContext;
+          readonly signal: AbortSignal;
+          readonly rawBody: Uint8Array | null;
+        },
+      ): Promise<ErasedResponse | RawResponse>;
+    };
+
+/**
+ * The handler of an operation without its types. Sound because the table pairs each operationId with the validators
+ * of the same operationId, and the edge hands over only what those have accepted.
+ */
+export function handlerOf(handlers: OperationHandlers, operationId: OperationId): ErasedHandler | undefined {
+  return handlers[operationId] as unknown as ErasedHandler | undefined;
+}
+
 export type { Domain };
