@@ -1,4 +1,5 @@
 #!/usr/bin/env node
+import { existsSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { createLogger, errorChain, SettingsError } from '@gpuaas/kernel';
 import { z } from 'zod';
@@ -46,7 +47,7 @@ async function run(settings: Settings, log: ReturnType<typeof createLogger>): Pr
     throw new AgentExitError({ reason: 'configuration', message: 'the linux host needs root: it makes accounts' });
   }
   const texts = {
-    enrollmentToken: settings.GPUAAS_ENROLLMENT_TOKEN ?? (await fileText(settings.GPUAAS_ENROLLMENT_TOKEN_FILE)),
+    enrollmentToken: settings.GPUAAS_ENROLLMENT_TOKEN ?? (await tokenFrom(settings.GPUAAS_ENROLLMENT_TOKEN_FILE)),
     caPem: await fileText(settings.GPUAAS_CA_BUNDLE_PATH),
     nodeCaPem: await fileText(settings.GPUAAS_NODE_CERT_CA_BUNDLE_PATH),
   };
@@ -92,6 +93,11 @@ function hostOf(settings: Settings, store: StateStore): HostPort {
     stateDirectory: settings.GPUAAS_STATE_DIR,
     rebootCommand: [program, ...args],
   });
+}
+
+/** A token that was used may be deleted: without its file there is no token, which matters only to enrol. */
+async function tokenFrom(path: string | undefined): Promise<string | null> {
+  return path !== undefined && existsSync(path) ? fileText(path) : null;
 }
 
 async function fileText(path: string | undefined): Promise<string | null> {

@@ -1,12 +1,12 @@
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { randomInt, randomUUID } from 'node:crypto';
-import { existsSync } from 'node:fs';
 import { mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { requirePrograms } from '../../../control-plane/test/harness/prerequisites.js';
 import { createSimulatedHost } from '../host/simulated/simulated-host.js';
 import { openFileStore } from '../store/file-store.js';
 import { FakeControlPlane, NODE_ID } from '../testing/fake-control-plane.js';
@@ -14,8 +14,10 @@ import { KEYS } from '../testing/fixtures.js';
 
 const exec = promisify(execFile);
 const PACK = fileURLToPath(new URL('../../scripts/pack.mjs', import.meta.url));
-const able = process.getuid?.() === 0 && existsSync('/usr/sbin/useradd');
-if (!able) console.warn('SKIPPED: the linux host needs root and useradd; the agent is not killed on it here');
+const able = requirePrograms(['useradd', 'usermod', 'userdel', 'groupdel', 'getent'], {
+  suite: 'the agent that is killed on a linux host',
+  root: true,
+});
 
 /** The agent as it is shipped, unpacked once for all tests of this file. */
 let program = '';

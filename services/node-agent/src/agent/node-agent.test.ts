@@ -541,6 +541,27 @@ describe('stopping', () => {
     expect(await agent.ended).toMatchObject({ reason: 'stopped' });
   });
 
+  it('does not hold up the restart of the machine that a task asked for', async () => {
+    const fake = await controlPlane();
+    const store = createMemoryStore();
+    const host = createSimulatedHost({ nodeId: NODE_ID, store });
+    const told = deferred();
+    const agent = await running(fake, {
+      store,
+      // A real machine: the command returns, and the process is told to stop some time later.
+      host: { ...host, reboot: async () => told.resolve() },
+      config: { shutdownGraceMilliseconds: 600_000 },
+    });
+    await fake.resultOf(fake.queue(fake.sign('allocation.provision_user', provisionParams())));
+    const taskId = fake.queue(fake.sign('allocation.restart', user));
+    await told.promise;
+    await agent.stop();
+    expect(fake.results.has(taskId)).toBe(false);
+    await host.reboot();
+    await running(fake, { store });
+    expect(await fake.resultOf(taskId)).toMatchObject({ status: 'success', output: { boot_id: await host.bootId() } });
+  });
+
   it('leaves what does not end to the next start, which runs it again', async () => {
     const fake = await controlPlane();
     const store = createMemoryStore();

@@ -1,4 +1,5 @@
 import { type Clock, errorChain, type Logger, systemClock } from '@gpuaas/kernel';
+import { MAX_RUNNING_TASKS } from '@gpuaas/node-protocol';
 import type { HostPort } from '../host/host-port.js';
 import { type FinishedTask, Journal } from '../store/journal.js';
 import type { StateStore } from '../store/state-store.js';
@@ -40,6 +41,8 @@ export interface NodeAgent {
   heldTasks(): string[];
 }
 
+/** Of the tasks in hand so many are named in a poll, those that run first; it is twice what may run. */
+const MAX_NAMED_TASKS = 2 * MAX_RUNNING_TASKS;
 /** Tasks that hear of the interruption leave at once; others are left behind. */
 const INTERRUPT_GRACE_MILLISECONDS = 1000;
 const DELIVERY_GRACE_MILLISECONDS = 5000;
@@ -138,6 +141,7 @@ class Agent implements NodeAgent {
         updateTrust: (update) => this.#identity.updateTrust(update),
       },
       sshEndpoint: this.#config.sshEndpoint,
+      stopping: this.#stopping.signal,
     });
     this.#parts = { journal, sender, runner };
 
@@ -177,7 +181,10 @@ class Agent implements NodeAgent {
       if (this.#identity.isExpired()) await this.#enroll();
       await this.#identity.renewIfDue();
       const credentials = this.#identity.pollCredentials(failures);
-      const heartbeat = { bootId: await this.#host.bootId().catch(() => null), heldTasks: runner.held() };
+      const heartbeat = {
+        bootId: await this.#host.bootId().catch(() => null),
+        heldTasks: runner.held().slice(0, MAX_NAMED_TASKS),
+      };
       const askedAt = this.#clock.now().getTime();
       const answer = await this.#client.wait(credentials, heartbeat, signal);
       if (answer.kind === 'aborted' || signal.aborted) return;

@@ -46,6 +46,8 @@ interface Dependencies {
   sender: ResultSender;
   control: Omit<AgentControl, 'otherTasks'>;
   sshEndpoint: { host: string; port: number };
+  /** Aborts when the agent is told to stop. */
+  stopping: AbortSignal;
   clock: Clock;
   timer: Timer;
   log: Logger;
@@ -218,7 +220,7 @@ export class TaskRunner {
   }
 
   #context(work: Work, started: StartedTask): TaskContext {
-    const { host, journal, control, sshEndpoint, clock, timer, log } = this.#d;
+    const { host, journal, control, sshEndpoint, stopping, clock, timer, log } = this.#d;
     const taskId = work.envelope.task_id;
     return {
       taskId,
@@ -229,6 +231,7 @@ export class TaskRunner {
       clock,
       timer,
       log,
+      stopping,
       signal: this.#interrupt.signal,
       remember: async (key, make) => {
         const noted = started.notes.get(key);

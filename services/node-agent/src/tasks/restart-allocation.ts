@@ -10,7 +10,7 @@ const DEADLINE_MILLISECONDS = 10 * 60_000;
  * restart sees that it happened and does not restart once more.
  */
 export async function restartAllocation(user: RuntimeUser, context: TaskContext): Promise<TaskOutcome> {
-  const { host, clock, timer, signal } = context;
+  const { host, clock, timer, stopping } = context;
   const owners = await host.runtimeUsers();
   const own = owners.some(
     (owner) => owner.allocationId === user.allocationId && owner.username === user.username && owner.uid === user.uid,
@@ -33,7 +33,8 @@ export async function restartAllocation(user: RuntimeUser, context: TaskContext)
     if (clock.now().getTime() >= deadline) {
       throw new HostError('restart_not_observed', 'the machine was told to restart and did not');
     }
-    await timer.sleep(OBSERVE_MILLISECONDS, signal);
-    if (signal.aborted) throw new TaskInterrupted('the machine is going down');
+    await timer.sleep(OBSERVE_MILLISECONDS, stopping);
+    // Staying would hold up the very restart that is waited for.
+    if (stopping.aborted) throw new TaskInterrupted('the machine is going down');
   }
 }

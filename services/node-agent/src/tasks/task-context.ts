@@ -35,7 +35,9 @@ export interface TaskContext {
   clock: Clock;
   timer: Timer;
   log: Logger;
-  /** Aborts when the agent has to stop: an interrupted task runs again, so leave at once. */
+  /** Aborts as soon as the agent is told to stop. What works goes on; what merely waits should leave. */
+  stopping: AbortSignal;
+  /** Aborts when the time for that is over: an interrupted task runs again, so leave at once. */
   signal: AbortSignal;
   /** Finds what an earlier, interrupted run of this task noted, or notes it durably now. */
   remember(key: string, make: () => Promise<string>): Promise<string>;

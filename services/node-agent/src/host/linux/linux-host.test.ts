@@ -6,6 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { requirePrograms } from '../../../../control-plane/test/harness/prerequisites.js';
 import { createMemoryStore } from '../../store/memory-store.js';
 import { KEYS } from '../../testing/fixtures.js';
 import { describeHostDriver, type HostUnderTest } from '../host-driver.suite.js';
@@ -15,8 +16,10 @@ import { createLinuxHost, renderEnvironment } from './linux-host.js';
 import { processesOf } from './processes.js';
 
 const exec = promisify(execFile);
-const able = process.getuid?.() === 0 && existsSync('/usr/sbin/useradd');
-if (!able) console.warn('SKIPPED: the linux host needs root and useradd; its suite does not run here');
+const able = requirePrograms(['useradd', 'usermod', 'userdel', 'groupdel', 'getent'], {
+  suite: 'the linux host',
+  root: true,
+});
 
 interface LinuxUnderTest extends HostUnderTest {
   homeRoot: string;
@@ -154,7 +157,7 @@ describe.skipIf(!able)('a linux host', () => {
     expect(await readdir(machine.homeRoot)).toEqual([]);
   });
 
-  it('does not delete what is mounted in a home, and says what stands', async () => {
+  it('does not delete what is mounted in a home, and says what stands', async ({ skip }) => {
     const point = join(home(), 'data');
     await mkdir(point);
     const mounted = await exec('mount', ['-t', 'tmpfs', 'gpuaas-test', point]).then(
@@ -162,8 +165,8 @@ describe.skipIf(!able)('a linux host', () => {
       () => false,
     );
     if (!mounted) {
-      console.warn('SKIPPED: this machine does not let root mount');
-      return;
+      console.warn('SKIPPED a mount in a home: this machine does not let root mount');
+      skip();
     }
     try {
       await writeFile(join(point, 'shared'), 'of many');
