@@ -184,7 +184,24 @@ describe('placement', () => {
         .insertInto('placement_claims')
         .values({ id: randomUUID(), ...claim, ...values })
         .execute();
-    const slotId = randomUUID();
+    const [slotId, otherSlotId] = [randomUUID(), randomUUID()];
+    const now = new Date();
+    await site.db
+      .insertInto('gpuaas_node_resource_slots')
+      .values(
+        [slotId, otherSlotId].map((slot, slot_index) => ({
+          id: slot,
+          node_id: nodeId,
+          slot_index,
+          status: 'disabled' as const,
+          capacity_shape: 'gpu_slice' as const,
+          sku: 'h200-sxm-slice',
+          approved: false,
+          created_at: now,
+          updated_at: now,
+        })),
+      )
+      .execute();
     await insert({ kind: 'slot', slot_id: slotId });
     const named = await site.launch(person, { node_id: nodeId });
     expect([named.status, named.body.code]).toEqual([409, 'node_in_use']);
@@ -192,7 +209,7 @@ describe('placement', () => {
     await expect(insert({ kind: 'node_exclusive', slot_id: null })).rejects.toThrow(/placement_claims_one_kind_a_node/);
     await expect(insert({ kind: 'slot', slot_id: slotId })).rejects.toThrow(/placement_claims_one_a_slot/);
     await expect(insert({ kind: 'slot', slot_id: null })).rejects.toThrow(/placement_claims_slot_named/);
-    await insert({ kind: 'slot', slot_id: randomUUID() });
+    await insert({ kind: 'slot', slot_id: otherSlotId });
     const counted = await site.db
       .selectFrom('nodes')
       .select('open_claims')

@@ -1,84 +1,70 @@
 // Beside compute's own tables this view reads the names of people (`users`) and projects (`projects`) of identity; it
 // changes nothing.
 import type { Schema } from '@gpuaas/contract';
-import { sql } from 'kysely';
-import { jsonArrayFrom } from 'kysely/helpers/postgres';
+import type { CompiledQuery } from 'kysely';
 import type { Position } from '../../../spine/cursors.js';
 import type { Reader } from '../../../spine/operation.js';
+import { preparedQuery } from '../../../spine/prepared-statements.js';
 import { resourceName, toWireTime, toWireTimeOrNull } from '../../../spine/wire.js';
 import type { AllocationStatus } from '../rules/allocation-state.js';
-import { jsonObject } from '../store/json.js';
 
-const selectAllocations = (reader: Reader) =>
-  reader
-    .selectFrom('allocations')
-    .leftJoin('users', 'users.id', 'allocations.requested_by_user_id')
-    .leftJoin('projects', 'projects.id', 'allocations.project_id')
-    .select([
-      'allocations.id',
-      'allocations.tenant_id',
-      'allocations.project_id',
-      'allocations.requested_by_user_id',
-      'users.username',
-      'users.display_name',
-      'projects.name as project_name',
-      'allocations.node_id',
-      'allocations.scheduler_type',
-      'allocations.capacity_shape',
-      'allocations.placement_status',
-      'allocations.region_code',
-      'allocations.sku',
-      'allocations.gpus_total',
-      'allocations.status',
-      'allocations.failure_reason',
-      'allocations.provisioning_started_at',
-      'allocations.active_at',
-      'allocations.restart_failed_at',
-      'allocations.restart_failed_reason',
-      'allocations.released_at',
-      'allocations.release_failed_at',
-      'allocations.release_failed_reason',
-      'allocations.connection_host',
-      'allocations.connection_hostname',
-      'allocations.connection_port',
-      'allocations.username_on_node',
-      'allocations.created_at',
-    ])
-    .select((eb) =>
-      jsonArrayFrom(
-        eb
-          .selectFrom('allocation_ssh_keys as key')
-          .select(['key.ssh_key_id as id', 'key.name', 'key.fingerprint'])
-          .whereRef('key.allocation_id', '=', 'allocations.id')
-          .orderBy('key.position'),
-      ).as('ssh_keys'),
-    );
+/** An allocation with what people call its parts. */
+export interface AllocationRow {
+  readonly id: string;
+  readonly tenant_id: string;
+  readonly project_id: string;
+  readonly requested_by_user_id: string;
+  readonly username: string | null;
+  readonly display_name: string | null;
+  readonly project_name: string | null;
+  readonly node_id: string | null;
+  readonly scheduler_type: Schema<'Allocation'>['scheduler_type'];
+  readonly capacity_shape: Schema<'CapacityShape'> | null;
+  readonly placement_status: Schema<'AllocationPlacementStatus'>;
+  readonly region_code: string | null;
+  readonly sku: string;
+  readonly gpus_total: number;
+  readonly status: AllocationStatus;
+  readonly failure_reason: string | null;
+  readonly provisioning_started_at: Date | null;
+  readonly active_at: Date | null;
+  readonly restart_failed_at: Date | null;
+  readonly restart_failed_reason: string | null;
+  readonly released_at: Date | null;
+  readonly release_failed_at: Date | null;
+  readonly release_failed_reason: string | null;
+  readonly connection_host: string | null;
+  readonly connection_hostname: string | null;
+  readonly connection_port: number | null;
+  readonly username_on_node: string;
+  readonly created_at: Date;
+  readonly ssh_keys: Schema<'SshPublicKeyRef'>[];
+}
 
-const selectWithClaims = (reader: Reader) =>
-  selectAllocations(reader).select((eb) =>
-    jsonArrayFrom(
-      eb
-        .selectFrom('placement_claims as claim')
-        .select([
-          'claim.id',
-          'claim.allocation_id',
-          'claim.node_id',
-          'claim.slot_id',
-          'claim.kind as claim_kind',
-          'claim.status',
-          'claim.resource_snapshot',
-          sql<string>`to_char(claim.created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')`.as('created_at'),
-          sql<string | null>`to_char(claim.released_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')`.as(
-            'released_at',
-          ),
-        ])
-        .whereRef('claim.allocation_id', '=', 'allocations.id')
-        .orderBy('claim.created_at'),
-    ).as('claims'),
-  );
+export interface ClaimedAllocationRow extends AllocationRow {
+  readonly claims: Schema<'AllocationPlacementClaim'>[];
+}
 
-export type AllocationRow = Awaited<ReturnType<ReturnType<typeof selectAllocations>['executeTakeFirstOrThrow']>>;
-export type ClaimedAllocationRow = Awaited<ReturnType<ReturnType<typeof selectWithClaims>['executeTakeFirstOrThrow']>>;
+const COLUMNS = `a.id, a.tenant_id, a.project_id, a.requested_by_user_id, u.username, u.display_name,
+  p.name AS project_name, a.node_id, a.scheduler_type, a.capacity_shape, a.placement_status, a.region_code, a.sku,
+  a.gpus_total, a.status, a.failure_reason, a.provisioning_started_at, a.active_at, a.restart_failed_at,
+  a.restart_failed_reason, a.released_at, a.release_failed_at, a.release_failed_reason, a.connection_host,
+  a.connection_hostname, a.connection_port, a.username_on_node, a.created_at,
+  (SELECT coalesce(json_agg(json_build_object('id', k.ssh_key_id, 'name', k.name, 'fingerprint', k.fingerprint)
+     ORDER BY k.position), '[]')
+   FROM allocation_ssh_keys k WHERE k.allocation_id = a.id) AS ssh_keys`;
+
+const WIRE_TIME = `'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'`;
+const CLAIMS = `(SELECT coalesce(json_agg(json_build_object('id', c.id, 'allocation_id', c.allocation_id,
+     'node_id', c.node_id, 'slot_id', c.slot_id, 'claim_kind', c.kind, 'status', c.status,
+     'resource_snapshot', c.resource_snapshot,
+     'created_at', to_char(c.created_at AT TIME ZONE 'UTC', ${WIRE_TIME}),
+     'released_at', to_char(c.released_at AT TIME ZONE 'UTC', ${WIRE_TIME})) ORDER BY c.created_at, c.id), '[]')
+   FROM placement_claims c WHERE c.allocation_id = a.id) AS claims`;
+
+const FROM = `FROM allocations a
+  LEFT JOIN users u ON u.id = a.requested_by_user_id
+  LEFT JOIN projects p ON p.id = a.project_id`;
 
 /** Which allocations a list or a look-up may see. */
 export type AllocationScope =
@@ -92,43 +78,75 @@ export interface AllocationFilters {
   readonly nodeId?: string | undefined;
 }
 
-type AllocationQuery = ReturnType<typeof selectAllocations>;
+/** Conditions of a statement with their parameters; the words alone decide which statement it is. */
+class Conditions {
+  readonly parameters: unknown[] = [];
+  readonly #texts: string[] = [];
 
-function inScope(query: AllocationQuery, scope: AllocationScope): AllocationQuery {
-  if (scope === 'all') return query;
-  if ('projectId' in scope) return query.where('allocations.project_id', '=', scope.projectId);
-  const ofTenant = query.where('allocations.tenant_id', '=', scope.tenantId);
-  const { sharedRuntimeId } = scope;
-  if (sharedRuntimeId === null) return ofTenant;
-  return ofTenant.where((eb) =>
-    eb.exists(
-      eb
-        .selectFrom('allocation_group_members as member')
-        .innerJoin('allocation_groups as group', 'group.id', 'member.allocation_group_id')
-        .select('member.id')
-        .whereRef('member.allocation_id', '=', 'allocations.id')
-        .where('group.owner_kind', '=', 'shared_app_runtime')
-        .where('group.owner_id', '=', sharedRuntimeId),
-    ),
+  /** `$` in `text` stands for the next of `values`. */
+  add(text: string, ...values: readonly unknown[]): this {
+    const rest = [...values];
+    this.#texts.push(
+      text.replaceAll('$', () => {
+        this.parameters.push(rest.shift());
+        return `$${this.parameters.length}`;
+      }),
+    );
+    return this;
+  }
+
+  bind(value: unknown): string {
+    this.parameters.push(value);
+    return `$${this.parameters.length}`;
+  }
+
+  get text(): string {
+    return this.#texts.length === 0 ? '' : `WHERE ${this.#texts.join(' AND ')}`;
+  }
+}
+
+function inScope(conditions: Conditions, scope: AllocationScope): Conditions {
+  if (scope === 'all') return conditions;
+  if ('projectId' in scope) return conditions.add('a.project_id = $::uuid', scope.projectId);
+  conditions.add('a.tenant_id = $::uuid', scope.tenantId);
+  if (scope.sharedRuntimeId === null) return conditions;
+  return conditions.add(
+    `EXISTS (SELECT FROM allocation_group_members m JOIN allocation_groups g ON g.id = m.allocation_group_id
+      WHERE m.allocation_id = a.id AND g.owner_kind = 'shared_app_runtime' AND g.owner_id = $::uuid)`,
+    scope.sharedRuntimeId,
   );
 }
 
-function onPage(
-  query: AllocationQuery,
+const names = new Map<string, string>();
+
+/** Few texts come of few conditions, so that each may be planned once a connection. */
+function statement<Row>(text: string): (parameters: readonly unknown[]) => CompiledQuery<Row> {
+  const name = names.get(text) ?? `compute.allocations.${names.size}`;
+  names.set(text, name);
+  return preparedQuery<Row>(name, text);
+}
+
+interface Page {
+  readonly after: Position | null;
+  readonly limit: number;
+}
+
+async function readPage<Row extends AllocationRow>(
+  reader: Reader,
+  columns: string,
+  scope: AllocationScope,
   filters: AllocationFilters,
-  page: { readonly after: Position | null; readonly limit: number },
-): AllocationQuery {
-  let result = query.orderBy('allocations.created_at', 'desc').orderBy('allocations.id', 'desc').limit(page.limit);
-  if (filters.status) result = result.where('allocations.status', '=', filters.status);
-  if (filters.userId) result = result.where('allocations.requested_by_user_id', '=', filters.userId);
-  if (filters.nodeId) result = result.where('allocations.node_id', '=', filters.nodeId);
-  if (page.after) {
-    const [createdAt, id] = page.after;
-    result = result.where(
-      sql<boolean>`(allocations.created_at, allocations.id) < (${createdAt}::timestamptz, ${id}::uuid)`,
-    );
-  }
-  return result;
+  page: Page,
+): Promise<Row[]> {
+  const conditions = inScope(new Conditions(), scope);
+  if (filters.status) conditions.add('a.status = $::text', filters.status);
+  if (filters.userId) conditions.add('a.requested_by_user_id = $::uuid', filters.userId);
+  if (filters.nodeId) conditions.add('a.node_id = $::uuid', filters.nodeId);
+  if (page.after) conditions.add('(a.created_at, a.id) < ($::timestamptz, $::uuid)', ...page.after);
+  const limit = conditions.bind(page.limit);
+  const query = statement<Row>(`SELECT ${columns} ${FROM} ${conditions.text}
+    ORDER BY a.created_at DESC, a.id DESC LIMIT ${limit}::integer`);
+  return (await reader.executeQuery(query(conditions.parameters))).rows;
 }
 
 /** Newest first; one row more than the page tells whether there are more. */
@@ -136,46 +154,43 @@ export function listAllocations(
   reader: Reader,
   scope: AllocationScope,
   filters: AllocationFilters,
-  page: { readonly after: Position | null; readonly limit: number },
+  page: Page,
 ): Promise<AllocationRow[]> {
-  return onPage(inScope(selectAllocations(reader), scope), filters, page).execute();
-}
-
-export function findAllocation(reader: Reader, scope: AllocationScope, id: string): Promise<AllocationRow | undefined> {
-  return inScope(selectAllocations(reader), scope).where('allocations.id', '=', id).executeTakeFirst();
-}
-
-/** In the order of `ids`. */
-export async function getAllocations(reader: Reader, ids: readonly string[]): Promise<AllocationRow[]> {
-  const rows = await selectAllocations(reader).where('allocations.id', 'in', ids).execute();
-  const byId = new Map(rows.map((row) => [row.id, row]));
-  return ids.flatMap((id) => byId.get(id) ?? []);
+  return readPage(reader, COLUMNS, scope, filters, page);
 }
 
 /** As operators see them: with what they occupy. */
 export function listClaimedAllocations(
   reader: Reader,
   filters: AllocationFilters,
-  page: { readonly after: Position | null; readonly limit: number },
+  page: Page,
 ): Promise<ClaimedAllocationRow[]> {
-  let query = selectWithClaims(reader)
-    .orderBy('allocations.created_at', 'desc')
-    .orderBy('allocations.id', 'desc')
-    .limit(page.limit);
-  if (filters.status) query = query.where('allocations.status', '=', filters.status);
-  if (filters.userId) query = query.where('allocations.requested_by_user_id', '=', filters.userId);
-  if (filters.nodeId) query = query.where('allocations.node_id', '=', filters.nodeId);
-  if (page.after) {
-    const [createdAt, id] = page.after;
-    query = query.where(
-      sql<boolean>`(allocations.created_at, allocations.id) < (${createdAt}::timestamptz, ${id}::uuid)`,
-    );
-  }
-  return query.execute();
+  return readPage(reader, `${COLUMNS}, ${CLAIMS}`, 'all', filters, page);
 }
 
-export function getClaimedAllocation(reader: Reader, id: string): Promise<ClaimedAllocationRow> {
-  return selectWithClaims(reader).where('allocations.id', '=', id).executeTakeFirstOrThrow();
+export async function findAllocation(
+  reader: Reader,
+  scope: AllocationScope,
+  id: string,
+): Promise<AllocationRow | undefined> {
+  const conditions = inScope(new Conditions(), scope).add('a.id = $::uuid', id);
+  const query = statement<AllocationRow>(`SELECT ${COLUMNS} ${FROM} ${conditions.text}`);
+  return (await reader.executeQuery(query(conditions.parameters))).rows[0];
+}
+
+/** In the order of `ids`. */
+export async function getAllocations(reader: Reader, ids: readonly string[]): Promise<AllocationRow[]> {
+  const query = statement<AllocationRow>(`SELECT ${COLUMNS} ${FROM} WHERE a.id = ANY ($1::uuid[])`);
+  const { rows } = await reader.executeQuery(query([ids]));
+  const byId = new Map(rows.map((row) => [row.id, row]));
+  return ids.flatMap((id) => byId.get(id) ?? []);
+}
+
+export async function getClaimedAllocation(reader: Reader, id: string): Promise<ClaimedAllocationRow> {
+  const query = statement<ClaimedAllocationRow>(`SELECT ${COLUMNS}, ${CLAIMS} ${FROM} WHERE a.id = $1::uuid`);
+  const { rows } = await reader.executeQuery(query([id]));
+  if (!rows[0]) throw new Error(`allocation ${id} has gone`);
+  return rows[0];
 }
 
 /** Statuses in which the account on the host is there, so that its address is of use. */
@@ -231,11 +246,5 @@ export function allocationView(row: AllocationRow): Schema<'Allocation'> {
 }
 
 export function claimedAllocationView(row: ClaimedAllocationRow): Schema<'Allocation'> {
-  return {
-    ...allocationView(row),
-    placement_claims: row.claims.map((claim) => ({
-      ...claim,
-      resource_snapshot: jsonObject(claim.resource_snapshot),
-    })),
-  };
+  return { ...allocationView(row), placement_claims: row.claims };
 }
