@@ -62,7 +62,6 @@ const SERVICE_UNIT_PATH = `/etc/systemd/system/${SERVICE_UNIT}`;
 const SKELETON = '/etc/skel';
 /** Directories in which every user may leave files. */
 const SHARED_DIRECTORIES = ['/tmp', '/var/tmp', '/dev/shm', '/run/lock'];
-const MAX_SCANNED_ENTRIES = 200_000;
 /** useradd and its kin: the password file is locked by somebody else just now. */
 const ACCOUNT_DATABASE_BUSY = [1, 10];
 const ACCOUNT_ATTEMPTS = 10;
@@ -210,7 +209,7 @@ export function createLinuxHost(options: LinuxHostOptions): HostPort {
       await rm(path, { recursive: true, force: true });
     }
     for (const directory of SHARED_DIRECTORIES) {
-      for (const path of (await ownedBelow(directory, user.uid)).paths)
+      for (const path of (await ownedBelow(run, directory, user.uid)).paths)
         await rm(path, { recursive: true, force: true });
     }
     for (const [table, flag] of IPC_TABLES) {
@@ -233,9 +232,9 @@ export function createLinuxHost(options: LinuxHostOptions): HostPort {
       if ((await lstatOrNull(path)) !== null) found.push(`path:${path}`);
     }
     for (const directory of SHARED_DIRECTORIES) {
-      const scan = await ownedBelow(directory, user.uid);
+      const scan = await ownedBelow(run, directory, user.uid);
       found.push(...scan.paths.map((path) => `path:${path}`));
-      if (!scan.complete) found.push(`scan:${directory} has too many entries to be searched`);
+      if (!scan.complete) found.push(`scan:${directory} could not be searched`);
     }
     for (const [table] of IPC_TABLES) {
       const ids = parseIpcIds(await readFile(`/proc/sysvipc/${table}`, 'utf8').catch(() => ''), user.uid);
@@ -415,26 +414,30 @@ export function renderEnvironment(slug: string, version: string, env: Readonly<R
   return `# Managed by gpuaas-node-agent: ${slug} ${JSON.stringify(version)}\n${lines.join('')}`;
 }
 
-/** Topmost entries of a user below a directory that all may write, without leaving its file system. */
-async function ownedBelow(directory: string, uid: number): Promise<{ paths: string[]; complete: boolean }> {
+/**
+ * Topmost entries of a user below a directory that all may write, without leaving its file system. `find` walks some
+ * thirty times faster than this process could, and a teardown must not depend on how much others keep there.
+ */
+async function ownedBelow(
+  run: RunCommand,
+  directory: string,
+  uid: number,
+): Promise<{ paths: string[]; complete: boolean }> {
   const root = await lstatOrNull(directory);
+  if (root === null || !root.isDirectory()) return { paths: [], complete: true };
+  const found = await run('find', [
+    ...[directory, '-mindepth', '1', '-xdev', '-ignore_readdir_race'],
+    ...['-uid', String(uid), '-prune', '-print0'],
+  ]);
   const paths: string[] = [];
-  if (root === null || !root.isDirectory()) return { paths, complete: true };
-  const pending = [directory];
-  let scanned = 0;
-  for (let current = pending.pop(); current !== undefined; current = pending.pop()) {
-    const names = await readdir(current).catch(() => []);
-    for (const name of names) {
-      scanned += 1;
-      if (scanned > MAX_SCANNED_ENTRIES) return { paths, complete: false };
-      const path = join(current, name);
-      const stat = await lstatOrNull(path);
-      if (stat === null || stat.dev !== root.dev) continue;
-      if (stat.uid === uid) paths.push(path);
-      else if (stat.isDirectory()) pending.push(path);
-    }
+  for (const path of found.stdout.split('\0').slice(0, -1)) {
+    // The root of another file system that is mounted here is shown too, though not walked.
+    if ((await lstatOrNull(path))?.dev === root.dev) paths.push(path);
   }
-  return { paths, complete: true };
+  // What vanishes while it looks, which it also tells as an error, is nobody's leftover.
+  const complaints = found.stderr.split('\n').filter((line) => line !== '');
+  const vanished = complaints.length > 0 && complaints.every((line) => line.endsWith(': No such file or directory'));
+  return { paths, complete: found.exitCode === 0 || (found.exitCode === 1 && vanished) };
 }
 
 async function gpuCheck(run: RunCommand): Promise<HealthCheck> {
