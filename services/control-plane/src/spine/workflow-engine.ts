@@ -63,11 +63,35 @@ export interface WorkflowStep {
   readonly endedAt: Date | null;
 }
 
-/** Makes or updates the tables of the workflow engine (schema `dbos`). `url` must be the owner's login. */
+// Any fixed number will do; it only has to differ from other locks on the same database.
+const MIGRATION_LOCK = '7236150017732582';
+const MIGRATION_PAUSE_MILLISECONDS = 50;
+
+/**
+ * Makes or updates the tables of the workflow engine (schema `dbos`). `url` must be the owner's login. Processes that
+ * start together wait for each other: the engine's own migrator does not expect a second one.
+ */
 export async function migrateWorkflowEngine(url: string, log?: Logger): Promise<void> {
   // DBOS.migrate does the same, but writes each grant to standard output.
   const logger = new GlobalLogger(undefined, { logger: log ? engineLog(log) : SILENT });
-  await migrateSystemDatabase(url, logger, 'dbos', APPLICATION_ROLE);
+  const client = new pg.Client({ connectionString: url, application_name: 'gpuaas-migrations' });
+  await client.connect();
+  try {
+    // Asked for again and again: a statement that waits has a snapshot, and indexes that the migrator builds
+    // concurrently wait for the end of every older snapshot.
+    while (!(await tryLock(client))) await delay(MIGRATION_PAUSE_MILLISECONDS);
+    await migrateSystemDatabase(url, logger, 'dbos', APPLICATION_ROLE);
+  } finally {
+    // Closing the connection gives the lock back.
+    await client.end();
+  }
+}
+
+async function tryLock(client: pg.Client): Promise<boolean> {
+  const { rows } = await client.query<{ locked: boolean }>('SELECT pg_try_advisory_lock($1) AS locked', [
+    MIGRATION_LOCK,
+  ]);
+  return rows[0]?.locked === true;
 }
 
 /**
