@@ -1,4 +1,5 @@
 import { type Logger, pino } from 'pino';
+import { errorChain } from './errors.js';
 import { redactText } from './redactor.js';
 
 export type { Logger } from 'pino';
@@ -35,6 +36,7 @@ export function createLogger(options: {
         ],
         censor: '[redacted]',
       },
+      serializers: { err: errorFacts },
       formatters: { level: (label) => ({ level: label }) },
       hooks: {
         logMethod(args, method) {
@@ -45,4 +47,20 @@ export function createLogger(options: {
     },
     ...(options.destination ? [options.destination] : []),
   );
+}
+
+/**
+ * What a line says of an error: its words and where it came from, causes included. Whatever else a library hangs on it
+ * stays out: a database driver hangs the whole connection there, with the secret that cancels its queries.
+ */
+function errorFacts(error: unknown): unknown {
+  if (!(error instanceof Error)) return error;
+  const code =
+    'code' in error && (typeof error.code === 'string' || typeof error.code === 'number') ? error.code : null;
+  return {
+    type: error.name,
+    message: redactText(errorChain(error)),
+    ...(code !== null && { code }),
+    ...(error.stack !== undefined && { stack: redactText(error.stack) }),
+  };
 }
