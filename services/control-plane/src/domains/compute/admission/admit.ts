@@ -25,11 +25,12 @@ import { CONCURRENCY_POLICY } from '../rules/limits.js';
 import { OPERATION_DEADLINE_SECONDS } from '../rules/operation-state.js';
 import { billingUnits, hourlyMinor } from '../rules/rate.js';
 import { type CapacityShape, decideGpuCount, type ResourceClass, type SkuFacts, shapeOf } from '../rules/sku.js';
-import { countLiveAllocations, lockUserAdmissions } from '../store/allocations.js';
+import { countInTurnOf } from '../store/allocations.js';
 import { insertLaunch, type Launch, type PlacedAllocation } from '../store/launches.js';
 import { imageFacts, shareImageBySlug } from '../store/os-images.js';
 import { type BundleRow, bundleFacts, findBundle, insertPendingBundle } from '../store/runtime-bundles.js';
 import { type SkuRow, shareSku, skuFacts } from '../store/skus.js';
+import type { AllocationRow } from '../views/allocation-view.js';
 import { hasUnclaimedHost } from '../views/capacity.js';
 import { fundsGate, pass, refusalOf } from './refusals.js';
 
@@ -67,6 +68,8 @@ export interface AdmissionIntent {
 export interface Admission {
   /** in the order of placement; at least `atLeast`, at most `count` */
   readonly allocations: readonly { readonly id: AllocationId; readonly operationId: OperationRunId }[];
+  /** the same allocations, as they are shown */
+  readonly rows: readonly AllocationRow[];
   readonly requested: number;
 }
 
@@ -106,13 +109,12 @@ export async function admit(
   const bundle = await bundleOf(tx, intent, sku);
   const account = await services.identity.posixIdentityOf(tx, intent.userId);
 
-  await lockUserAdmissions(tx, intent.userId);
+  const current = await countInTurnOf(tx, intent.userId);
   const maximum = await services.policies.policyNumber(tx, CONCURRENCY_POLICY, {
     userId: intent.userId,
     projectId: intent.projectId,
     tenantId: project.tenantId,
   });
-  const current = await countLiveAllocations(tx, intent.userId);
   pass(decideConcurrency({ maximum, current, wanted: intent.count }));
 
   const wanted = Array.from({ length: intent.count }, () => newId<'allocation'>());
@@ -172,7 +174,7 @@ export async function admit(
     correlationId: ctx.correlationId,
     deadlineAt: operationDeadline(now),
   };
-  await insertPlaced(tx, launch, placed, now);
+  const rows = await insertPlaced(tx, launch, placed, now);
 
   for (const allocation of placed) {
     if (bundle) {
@@ -205,6 +207,7 @@ export async function admit(
   }
   return {
     allocations: placed.map(({ id, operationId }) => ({ id, operationId })),
+    rows,
     requested: intent.count,
   };
 }
@@ -237,9 +240,14 @@ function takeHosts(
   });
 }
 
-async function insertPlaced(tx: Tx, launch: Launch, placed: readonly PlacedAllocation[], now: Date): Promise<void> {
+async function insertPlaced(
+  tx: Tx,
+  launch: Launch,
+  placed: readonly PlacedAllocation[],
+  now: Date,
+): Promise<readonly AllocationRow[]> {
   try {
-    await insertLaunch(tx, launch, placed, now);
+    return await insertLaunch(tx, launch, placed, now);
   } catch (error) {
     const state = sqlState(error);
     if (state === UNIQUE_VIOLATION || state === EXCLUSION_VIOLATION) {

@@ -199,11 +199,7 @@ export function allocationOperations(services: AdmissionServices) {
       const [first] = admission.allocations;
       if (first === undefined) throw new Error('an admission without allocations');
       await auditCreate(tx, ctx, intent, admission);
-      const allocations = await getAllocations(
-        tx,
-        admission.allocations.map(({ id }) => id),
-      );
-      const views = allocations.map(allocationView);
+      const views = admission.rows.map(allocationView);
       const [view] = views;
       if (view === undefined) throw new Error(`allocation ${first.id} was not written`);
       return {

@@ -140,14 +140,19 @@ export async function countLiveAllocations(reader: Reader, userId: UserId): Prom
   return Number(rows[0]?.count ?? 0n);
 }
 
-const lockAdmissions = preparedQuery(
-  'compute.lock_admissions',
-  `SELECT pg_advisory_xact_lock(hashtextextended('compute.admission:' || $1::text, 0))`,
+const countInTurn = preparedQuery<{ count: bigint }>(
+  'compute.count_in_turn',
+  'SELECT count_allocations_in_turn($1::uuid) AS count',
 );
 
-/** One launch at a time for a user: a count is only a limit while nobody else of the same user counts as well. */
-export async function lockUserAdmissions(tx: Tx, userId: UserId): Promise<void> {
-  await tx.executeQuery(lockAdmissions([userId]));
+/**
+ * The same count, for a launch: lets one launch of a user go on at a time, until commit. A count is only a limit while
+ * nobody else of the same user counts as well.
+ */
+export async function countInTurnOf(tx: Tx, userId: UserId): Promise<number> {
+  const { rows } = await tx.executeQuery(countInTurn([userId]));
+  if (!rows[0]) throw new Error('a count without a row');
+  return Number(rows[0].count);
 }
 
 /** What a project still runs, for whoever wants to delete it; `failed` counts while it holds hardware. */

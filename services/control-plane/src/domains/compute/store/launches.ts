@@ -14,6 +14,7 @@ import { preparedQuery } from '../../../spine/prepared-statements.js';
 import { placementStatusOf } from '../rules/allocation-state.js';
 import { claimStatusOf } from '../rules/claim-state.js';
 import type { BillingUnit, CapacityShape } from '../rules/sku.js';
+import { type AllocationRow, allocationColumns, allocationSource } from '../views/allocation-view.js';
 
 /** What the allocations of one launch share. */
 export interface Launch {
@@ -56,7 +57,7 @@ export interface PlacedAllocation {
   readonly gpusTotal: number;
 }
 
-const insertLaunchQuery = preparedQuery(
+const insertLaunchQuery = preparedQuery<AllocationRow>(
   'compute.insert_launch',
   `WITH place AS MATERIALIZED (
     SELECT * FROM jsonb_to_recordset($1::jsonb) AS p (id uuid, operation_id uuid, claim_id uuid, event_id uuid,
@@ -70,6 +71,7 @@ const insertLaunchQuery = preparedQuery(
       p.gpus_total, $12::text, $13::integer, $14::bigint, $15::text, p.region_code, $16::uuid, 'requested', $17::text,
       p.node_id, p.host, p.hostname, p.port, $18::text, $19::integer, p.operation_id, $20::timestamptz, $20::timestamptz
     FROM place AS p
+    RETURNING *
   ), operation AS (
     INSERT INTO allocation_operations (id, allocation_id, kind, status, correlation_id, deadline_at, created_at,
       updated_at)
@@ -84,16 +86,20 @@ const insertLaunchQuery = preparedQuery(
     INSERT INTO allocation_events (id, allocation_id, operation_id, name, status, occurred_at)
     SELECT p.event_id, p.id, p.operation_id, 'requested', 'succeeded', $20::timestamptz
     FROM place AS p
+  ), key AS (
+    INSERT INTO allocation_ssh_keys (allocation_id, ssh_key_id, position, name, fingerprint, public_key)
+    SELECT p.id, k.id, k.position, k.name, k.fingerprint, k.public_key
+    FROM place AS p
+    CROSS JOIN jsonb_to_recordset($24::jsonb) AS k (id uuid, position integer, name text, fingerprint text,
+      public_key text)
+    RETURNING *
   )
-  INSERT INTO allocation_ssh_keys (allocation_id, ssh_key_id, position, name, fingerprint, public_key)
-  SELECT p.id, k.id, k.position, k.name, k.fingerprint, k.public_key
-  FROM place AS p
-  CROSS JOIN jsonb_to_recordset($24::jsonb) AS k (id uuid, position integer, name text, fingerprint text,
-    public_key text)`,
+  SELECT ${allocationColumns('key')} ${allocationSource('allocation')}`,
 );
 
 /**
- * Writes placed allocations with their launch operations, claims, keys and first events, in one statement.
+ * Writes placed allocations with their launch operations, claims, keys and first events, in one statement, and returns
+ * them as they are shown, in the order of their places.
  * A claim that a rival has won meanwhile raises its constraint; the caller lets the transaction be repeated.
  */
 export async function insertLaunch(
@@ -101,8 +107,8 @@ export async function insertLaunch(
   launch: Launch,
   places: readonly PlacedAllocation[],
   now: Date,
-): Promise<void> {
-  await tx.executeQuery(
+): Promise<readonly AllocationRow[]> {
+  const { rows } = await tx.executeQuery(
     insertLaunchQuery([
       JSON.stringify(
         places.map((place) => ({
@@ -151,4 +157,6 @@ export async function insertLaunch(
       ),
     ]),
   );
+  const byId = new Map(rows.map((row) => [row.id, row]));
+  return places.flatMap((place) => byId.get(place.id) ?? []);
 }

@@ -45,14 +45,18 @@ export interface ClaimedAllocationRow extends AllocationRow {
   readonly claims: Schema<'AllocationPlacementClaim'>[];
 }
 
-const COLUMNS = `a.id, a.tenant_id, a.project_id, a.requested_by_user_id, u.username, u.display_name,
+/** The columns of an AllocationRow from `a`, `u` and `p`; the keys from wherever they can be read. */
+export const allocationColumns = (
+  keys: string,
+): string => `a.id, a.tenant_id, a.project_id, a.requested_by_user_id, u.username, u.display_name,
   p.name AS project_name, a.node_id, a.scheduler_type, a.capacity_shape, a.placement_status, a.region_code, a.sku,
   a.gpus_total, a.status, a.failure_reason, a.provisioning_started_at, a.active_at, a.restart_failed_at,
   a.restart_failed_reason, a.released_at, a.release_failed_at, a.release_failed_reason, a.connection_host,
   a.connection_hostname, a.connection_port, a.username_on_node, a.created_at,
   (SELECT coalesce(json_agg(json_build_object('id', k.ssh_key_id, 'name', k.name, 'fingerprint', k.fingerprint)
      ORDER BY k.position), '[]')
-   FROM allocation_ssh_keys k WHERE k.allocation_id = a.id) AS ssh_keys`;
+   FROM ${keys} k WHERE k.allocation_id = a.id) AS ssh_keys`;
+const COLUMNS = allocationColumns('allocation_ssh_keys');
 
 const WIRE_TIME = `'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'`;
 const CLAIMS = `(SELECT coalesce(json_agg(json_build_object('id', c.id, 'allocation_id', c.allocation_id,
@@ -62,9 +66,11 @@ const CLAIMS = `(SELECT coalesce(json_agg(json_build_object('id', c.id, 'allocat
      'released_at', to_char(c.released_at AT TIME ZONE 'UTC', ${WIRE_TIME})) ORDER BY c.created_at, c.id), '[]')
    FROM placement_claims c WHERE c.allocation_id = a.id) AS claims`;
 
-const FROM = `FROM allocations a
+/** Whose and where; `allocations` is the table, or what a statement has just written to it. */
+export const allocationSource = (allocations: string): string => `FROM ${allocations} a
   LEFT JOIN users u ON u.id = a.requested_by_user_id
   LEFT JOIN projects p ON p.id = a.project_id`;
+const FROM = allocationSource('allocations');
 
 /** Which allocations a list or a look-up may see. */
 export type AllocationScope =
