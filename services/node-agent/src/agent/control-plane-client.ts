@@ -55,9 +55,9 @@ export class ControlPlaneClient {
     this.#build = options.build;
   }
 
-  enroll(tls: TlsIdentity, token: string, csr: string) {
+  enroll(tls: TlsIdentity, token: string, csr: string, signal: AbortSignal) {
     const body = JSON.stringify({ node_id: this.#nodeId, csr });
-    const request = { method: 'POST', path: nodePaths.enroll(), body, headers: bearer(token) } as const;
+    const request = { method: 'POST', path: nodePaths.enroll(), body, headers: bearer(token), signal } as const;
     return this.#call({ ...request, tls }, (response) => withToken(response, enrollmentResponse));
   }
 

@@ -140,7 +140,7 @@ export class IdentityManager {
     const csr = await certificateRequest(privateKeyPem, config.nodeId);
     const tls: TlsIdentity = { client: null, caPem: this.#caPem() };
     for (let failures = 1; !signal.aborted; failures += 1) {
-      const result = await client.enroll(tls, token, csr);
+      const result = await client.enroll(tls, token, csr, signal);
       if (result.kind === 'ok') {
         const { certificate, ca_bundle, internalToken } = result.value;
         const anchorsPem = this.#trust.node_ca_pem ?? config.nodeCaPem ?? ca_bundle;

@@ -1,8 +1,12 @@
 import { generateKeyPairSync } from 'node:crypto';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { ManualClock } from '@gpuaas/kernel';
 import { signTask } from '@gpuaas/node-protocol';
 import { afterEach, describe, expect, it, vi } from 'vitest';
 import { createSimulatedHost } from '../host/simulated/simulated-host.js';
+import { openFileStore } from '../store/file-store.js';
 import { createMemoryStore } from '../store/memory-store.js';
 import { createTestAuthority } from '../testing/authority.js';
 import { FakeControlPlane, type FakeOptions, NODE_ID } from '../testing/fake-control-plane.js';
@@ -62,10 +66,14 @@ describe('a node agent', () => {
   it('asks with the same key again when the answer to its enrolment was lost', async () => {
     const fake = await controlPlane();
     const store = createMemoryStore();
-    fake.interfere = (operation) => (operation === 'enroll' ? 'break' : null);
+    let asked = 0;
+    fake.interfere = (operation) => {
+      if (operation === 'enroll') asked += 1;
+      return operation === 'enroll' ? 'break' : null;
+    };
     const lost = agentFor(fake, { store });
     const start = lost.start();
-    await fake.until(() => fake.enrollments.length === 0 && store !== null);
+    await fake.until(() => asked > 0);
     await lost.stop();
     await expect(start).rejects.toMatchObject({ exit: { reason: 'stopped' } });
     const before = await store.read('pending-key.json');
@@ -306,15 +314,16 @@ describe('the certificate', () => {
     const store = createMemoryStore();
     const first = await running(fake, { store });
     await fake.until(() => fake.polls.length > 0);
-    fake.interfere = (operation) => (operation === 'wait' ? 'break' : null);
-    const taskId = fake.queue(fake.sign('agent.renew_cert', { reason: null }));
-    fake.interfere = () => null;
-    const { output } = await fake.resultOf(taskId);
-    fake.interfere = (operation) => (operation === 'wait' ? 'break' : null);
+    // From the renewal on, no poll gets through.
+    fake.interfere = (operation) => (operation === 'wait' && fake.renewals.length > 0 ? 'break' : null);
+    const { output } = await fake.resultOf(fake.queue(fake.sign('agent.renew_cert', { reason: null })));
     await first.stop();
+    expect(await store.read('identity.next.json')).not.toBeNull();
     fake.interfere = () => null;
     await running(fake, { store });
-    await fake.until(() => fake.polls.some((poll) => poll.serialNumber === String(output.serial_number).toLowerCase()));
+    const renewed = String(output.serial_number).toLowerCase();
+    await fake.until(() => fake.polls.some((poll) => poll.serialNumber === renewed));
+    await vi.waitFor(async () => expect(await store.read('identity.next.json')).toBeNull());
   });
 
   it('that is refused after renewal gives way to the current one', async () => {
@@ -517,6 +526,24 @@ describe('tasks that concern the agent itself', () => {
 });
 
 describe('stopping', () => {
+  it('at any moment of the start ends the agent and frees its state', async () => {
+    const fake = await controlPlane();
+    const directory = await mkdtemp(join(tmpdir(), 'gpuaas-agent-'));
+    for (let turns = 0; turns < 600; turns += 40) {
+      const store = await openFileStore(directory);
+      const agent = agentFor(fake, { store });
+      const start = agent.start().catch((error: unknown) => error);
+      for (let turn = 0; turn < turns; turn += 1) await new Promise((resolve) => setImmediate(resolve));
+      await agent.stop();
+      await start;
+      expect(await agent.ended).toMatchObject({ reason: 'stopped' });
+    }
+    const last = await running(fake, { store: await openFileStore(directory) });
+    await fake.until(() => fake.openPolls > 0);
+    await last.stop();
+    await rm(directory, { recursive: true });
+  });
+
   it('lets what runs end, reports it, and resolves', async () => {
     const fake = await controlPlane();
     const store = createMemoryStore();

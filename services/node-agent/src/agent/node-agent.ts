@@ -68,6 +68,7 @@ class Agent implements NodeAgent {
   /** Ends polls and waits; running tasks are told by the runner. */
   readonly #stopping = new AbortController();
   #parts: { journal: Journal; sender: ResultSender; runner: TaskRunner } | null = null;
+  #opening: Promise<void> = Promise.resolve();
   #polling: Promise<void> = Promise.resolve();
   #shutdown: Promise<void> | null = null;
   #announceEnd: (exit: AgentExit) => void = () => undefined;
@@ -100,7 +101,8 @@ class Agent implements NodeAgent {
 
   async start(): Promise<void> {
     try {
-      await this.#open();
+      this.#opening = this.#open();
+      await this.#opening;
     } catch (error) {
       const exit =
         error instanceof AgentExitError
@@ -144,6 +146,7 @@ class Agent implements NodeAgent {
       stopping: this.#stopping.signal,
     });
     this.#parts = { journal, sender, runner };
+    this.#refuseIfStopped();
 
     if (journal.finished().some((task) => task.accepted === true && isUninstall(task))) {
       await this.#removeState();
@@ -169,8 +172,12 @@ class Agent implements NodeAgent {
       throw new AgentExitError({ reason: 'identity_expired', message });
     }
     await this.#identity.enroll(this.#stopping.signal);
-    if (this.#stopping.signal.aborted)
-      throw new AgentExitError({ reason: 'stopped', message: 'stopped before enrolment' });
+    this.#refuseIfStopped();
+  }
+
+  #refuseIfStopped(): void {
+    if (!this.#stopping.signal.aborted) return;
+    throw new AgentExitError({ reason: 'stopped', message: 'the agent was stopped before it ran' });
   }
 
   async #poll(runner: TaskRunner): Promise<void> {
@@ -252,6 +259,7 @@ class Agent implements NodeAgent {
 
   async #close(last?: () => Promise<void>): Promise<void> {
     this.#stopping.abort();
+    await this.#opening.catch(() => undefined);
     await this.#polling;
     if (this.#parts !== null) {
       const { journal, sender, runner } = this.#parts;

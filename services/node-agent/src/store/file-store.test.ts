@@ -1,4 +1,4 @@
-import { mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { mkdtemp, readdir, readFile, rm, stat, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -30,7 +30,10 @@ describe('a file store', () => {
   });
 
   it('belongs to one process at a time', async () => {
-    await expect(openFileStore(`${directory}/.`)).rejects.toBeInstanceOf(StateDirectoryError);
+    const alias = join(directory, '..', 'a'.repeat(200));
+    await symlink(directory, alias);
+    await expect(openFileStore(alias)).rejects.toBeInstanceOf(StateDirectoryError);
+    await expect(openFileStore(alias)).rejects.toThrow('in use by another agent');
     await store.close();
     store = await openFileStore(directory);
   });

@@ -1,5 +1,6 @@
+import { createHash } from 'node:crypto';
 import { constants } from 'node:fs';
-import { type FileHandle, mkdir, open, readdir, readFile, rename, rm } from 'node:fs/promises';
+import { type FileHandle, mkdir, open, readdir, readFile, realpath, rename, rm } from 'node:fs/promises';
 import { createServer, type Server } from 'node:net';
 import { join, resolve } from 'node:path';
 import type { AppendLog, StateStore } from './state-store.js';
@@ -52,14 +53,20 @@ export async function openFileStore(directory: string): Promise<StateStore> {
 }
 
 /** A socket in Linux's abstract namespace: the kernel frees the name with the process, so no stale lock remains. */
-function claimDirectory(root: string): Promise<Server> {
+async function claimDirectory(root: string): Promise<Server> {
+  // Names of sockets are short; the directory may be known under several names and may be deep.
+  const name = createHash('sha256')
+    .update(await realpath(root))
+    .digest('hex');
   return new Promise((claimed, refused) => {
     const server = createServer((connection) => connection.destroy());
     server.unref();
-    server.once('error', (cause) =>
-      refused(new StateDirectoryError(`state directory ${root} is in use by another agent`, { cause })),
-    );
-    server.listen(`\0gpuaas-node-agent:${root}`, () => claimed(server));
+    server.once('error', (cause) => {
+      const taken = 'code' in cause && cause.code === 'EADDRINUSE';
+      const why = taken ? 'is in use by another agent' : 'cannot be claimed';
+      refused(new StateDirectoryError(`state directory ${root} ${why}`, { cause }));
+    });
+    server.listen(`\0gpuaas-node-agent:${name}`, () => claimed(server));
   });
 }
 
