@@ -13,6 +13,7 @@ export type ProjectId = Id<'project'>;
 export type ServiceAccountId = Id<'service-account'>;
 export type SessionId = Id<'session'>;
 export type SkuCode = Id<'sku'>;
+export type SlotId = Id<'slot'>;
 export type SshKeyId = Id<'ssh-key'>;
 export type TenantId = Id<'tenant'>;
 export type UserId = Id<'user'>;

@@ -276,6 +276,45 @@ export interface FinancialRestrictions {
   updated_at: Timestamp;
 }
 
+export interface GpuaasNodeResourceSlots {
+  id: string;
+  node_id: string;
+  parent_slot_id: string | null;
+  slot_index: number;
+  status: 'available' | 'reserved' | 'provisioning' | 'active' | 'releasing' | 'cleanup' | 'cleanup_blocked' | 'failed' | 'disabled';
+  capacity_shape: 'baremetal' | 'gpu_slice';
+  sku: string;
+  sharing_model: string | null;
+  profile_name: string | null;
+  accelerator_vendor: string | null;
+  accelerator_model: string | null;
+  gpu_index: number | null;
+  gpu_uuid: string | null;
+  pci_address: string | null;
+  numa_node: number | null;
+  nvme_device: string | null;
+  nvme_wwn: string | null;
+  fabric_kind: 'ib' | 'roce' | 'ethernet' | null;
+  fabric_device: string | null;
+  vcpu_count: number | null;
+  memory_mib: number | null;
+  gpu_memory_mib: number | null;
+  compute_milli: number | null;
+  max_claims: number | null;
+  mac_address: string | null;
+  private_ip: string | null;
+  health_state: string | null;
+  health_detail: Generated<Json>;
+  capacity_metadata: Generated<Json>;
+  fabric_vf_pci_address: string | null;
+  topology_group: GeneratedAlways<string | null>;
+  approved: boolean;
+  claimed_by: string | null;
+  schedulable: GeneratedAlways<boolean>;
+  created_at: Timestamp;
+  updated_at: Timestamp;
+}
+
 export interface IdempotencyKeys {
   principal: string;
   operation: string;
@@ -363,6 +402,7 @@ export interface NodeFacts {
   topology_reported_at: NullableTimestamp;
   port_reachable: boolean | null;
   port_dialled_at: NullableTimestamp;
+  carries_slices: GeneratedAlways<boolean>;
 }
 
 export interface NodeHeartbeats {
@@ -937,6 +977,7 @@ export interface Database {
   denial_marks: DenialMarks;
   departments: Departments;
   financial_restrictions: FinancialRestrictions;
+  gpuaas_node_resource_slots: GpuaasNodeResourceSlots;
   idempotency_keys: IdempotencyKeys;
   identity_guards: IdentityGuards;
   identity_links: IdentityLinks;

@@ -6,23 +6,27 @@ import type { NodePrincipal } from '../../spine/principal.js';
 import { AgentPackage } from './identity/agent-package.js';
 import { NodeAuthenticator, type NodeCredentials } from './identity/node-authenticator.js';
 import { NodeLife } from './life/node-life.js';
+import { moveSlots } from './life/slot-life.js';
 import { bootstrapOperations } from './operations/bootstrap.js';
 import { discoveryOperations, discoveryResults } from './operations/discovery.js';
 import { enrollmentTokenOperations } from './operations/enrollment-tokens.js';
 import { identityOperations } from './operations/identity.js';
 import { lifecycleOperations } from './operations/lifecycle.js';
 import { nodeOperations } from './operations/nodes.js';
+import { slotOperations } from './operations/slots.js';
 import { taskOperations } from './operations/tasks.js';
 import type { FleetDependencies, FleetServices } from './services.js';
 import { findListedNode } from './store/nodes.js';
 import { type FreeNode, lockFreeNodes, type PlacementWish } from './store/placement.js';
+import { type FreeSlice, lockFreeSlots, type SliceRoom, type SliceWish, sliceRoom } from './store/slice-placement.js';
+import type { SlotsMove } from './store/slots.js';
 import { fleetSweeps } from './sweeps.js';
 import { type DispatchListener, HeldPolls } from './tasks/held-polls.js';
 import { Presence } from './tasks/presence.js';
 import { type NodeTaskRequest, type NodeTaskResultHandler, TaskQueue } from './tasks/task-queue.js';
 import { TaskSigner } from './tasks/task-signer.js';
 
-export { NODE_DRAINING, NODE_REMOVED, NODE_STATUS_CHANGED } from './events.js';
+export { NODE_DRAINING, NODE_REMOVED, NODE_STATUS_CHANGED, SLOT_CHANGED } from './events.js';
 export type { NodeCredentials } from './identity/node-authenticator.js';
 export type {
   CertificateAuthorityPort,
@@ -41,6 +45,8 @@ import type { NodeStatus } from './rules/node-state.js';
 export { type NodeStatus, nodeStatuses } from './rules/node-state.js';
 export type { FleetDependencies } from './services.js';
 export type { FreeNode, PlacementWish } from './store/placement.js';
+export type { FreeSlice, SliceRoom, SliceWish } from './store/slice-placement.js';
+export type { SlotsMove } from './store/slots.js';
 export type { DispatchedTask } from './store/tasks.js';
 export type { DispatchListener } from './tasks/held-polls.js';
 export type {
@@ -55,6 +61,12 @@ export { nodeResourceName } from './views/node-admin.js';
 export interface FleetDomain extends DomainModule {
   /** See store/placement.ts. Locks until commit. */
   lockFreeNodes(tx: Tx, wish: PlacementWish): Promise<readonly FreeNode[]>;
+  /** See store/slice-placement.ts. Locks until commit. */
+  lockFreeSlots(tx: Tx, wish: SliceWish): Promise<readonly FreeSlice[]>;
+  /** What lockFreeSlots would find, without taking anything. */
+  sliceRoom(reader: Reader, wish: Omit<SliceWish, 'nodeId'>): Promise<SliceRoom>;
+  /** Moves the slots of one guest together, in the transaction that moves their claims. See life/slot-life.ts. */
+  moveSlots(tx: Tx, ctx: CallContext, move: SlotsMove): Promise<void>;
   /** See TaskQueue.queue. */
   queueNodeTask<Type extends NodeTaskType>(
     tx: Tx,
@@ -136,9 +148,13 @@ export function createFleetDomain(dependencies: FleetDependencies): FleetDomain 
       ...identityOperations(services),
       ...taskOperations(services),
       ...discoveryOperations(services),
+      ...slotOperations(services),
     },
     periodicJobs: fleetSweeps(queue),
     lockFreeNodes,
+    lockFreeSlots,
+    sliceRoom,
+    moveSlots,
     queueNodeTask: (tx, ctx, request) => queue.queue(tx, ctx, request),
     withdrawNodeTask: (tx, ctx, taskId) => queue.withdraw(tx, ctx, taskId),
     findNode: nodeOnSale,

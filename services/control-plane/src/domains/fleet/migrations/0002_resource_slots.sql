@@ -33,7 +33,7 @@ CREATE TABLE gpuaas_node_resource_slots (
   health_state text,
   health_detail jsonb NOT NULL DEFAULT '{}',
   capacity_metadata jsonb NOT NULL DEFAULT '{}',
-  fabric_vf_pci_address text GENERATED ALWAYS AS (lower(capacity_metadata ->> 'fabric_vf_pci_address')) STORED,
+  fabric_vf_pci_address text,
   -- Slots of two groups never serve one guest.
   topology_group text GENERATED ALWAYS AS (capacity_metadata ->> 'topology_group') STORED,
   -- Everything that a guest needs was declared and seen on the host; decided when an operator declares the slot.

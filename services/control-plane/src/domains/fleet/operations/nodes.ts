@@ -10,6 +10,7 @@ import { advanceNode, type NodeStatus } from '../rules/node-state.js';
 import type { FleetServices } from '../services.js';
 import { findHeartbeat, insertNode, listNodes, lockNode, recordDial } from '../store/nodes.js';
 import { newPlacementKey } from '../store/placement.js';
+import { countSlots } from '../store/slots.js';
 import { nodeAdminView } from '../views/node-admin.js';
 
 /** Registering, listing and probing nodes. */
@@ -34,12 +35,16 @@ export function nodeOperations(services: FleetServices): OperationHandlers {
       db,
       page.rows.filter(({ node }) => node.openClaims > 0).map(({ node }) => node.id),
     );
+    const slots = await countSlots(
+      db,
+      page.rows.map(({ node }) => node.id),
+    );
     const now = ctx.clock.now();
     return {
       status: 200,
       body: {
         items: page.rows.map(({ node, heartbeat }) =>
-          nodeAdminView(node, heartbeat, occupants.get(node.id) ?? null, now),
+          nodeAdminView(node, heartbeat, { occupant: occupants.get(node.id) ?? null, slots: slots.get(node.id) }, now),
         ),
         pagination: page.pagination,
       },
@@ -88,7 +93,7 @@ export function nodeOperations(services: FleetServices): OperationHandlers {
         metadata: { host: node.host, sku: node.sku, region_code: node.regionCode },
       });
       if (body.probe) ctx.afterCommit(() => void dial(services, node));
-      return { status: 201, body: nodeAdminView(node, null, null, now) };
+      return { status: 201, body: nodeAdminView(node, null, { occupant: null, slots: undefined }, now) };
     },
   });
 

@@ -8,12 +8,20 @@ export type OccupancyStatus = Schema<'NodeAdmin'>['occupancy_status'];
 
 /** How a node is taken, from the outside. A claim without a known occupant still occupies it. */
 export function occupancyStatus(
-  node: { readonly status: NodeStatus; readonly openClaims: number; readonly lastSeenAt: Date | null },
+  node: {
+    readonly status: NodeStatus;
+    readonly openClaims: number;
+    readonly lastSeenAt: Date | null;
+    /** slots that could be taken right now; null where the node is not sold in slots */
+    readonly freeSlots: number | null;
+  },
   occupant: NodeOccupant | null,
   now: Date,
 ): OccupancyStatus {
   if (occupant !== null) return statusOfOccupant(occupant.allocationStatus);
+  if (node.freeSlots !== null && node.freeSlots > 0) return 'available';
   if (node.openClaims > 0) return 'assigned';
+  if (node.freeSlots !== null) return 'unavailable';
   return isSchedulable(node, now) ? 'available' : 'unavailable';
 }
 

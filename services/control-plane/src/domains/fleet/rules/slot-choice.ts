@@ -11,7 +11,7 @@ export interface FreeSlot {
  * the place where they leave the least behind, so that bigger guests find room later. Null where no group has enough.
  */
 export function chooseSlots<Slot extends FreeSlot>(free: readonly Slot[], count: number): readonly Slot[] | null {
-  const offers = [...Map.groupBy(free, (slot) => slot.topologyGroup).values()]
+  const offers = groupsOf(free, (slot) => slot.topologyGroup)
     .filter((slots) => slots.length >= count)
     .map((slots) => offerOf(slots, count));
   offers.sort((left, right) => left.domains - right.domains || left.remainder - right.remainder);
@@ -27,7 +27,7 @@ interface Offer<Slot> {
 }
 
 function offerOf<Slot extends FreeSlot>(free: readonly Slot[], count: number): Offer<Slot> {
-  const domains = [...Map.groupBy(free, (slot) => slot.numaNode).values()].map((slots) =>
+  const domains = groupsOf(free, (slot) => slot.numaNode).map((slots) =>
     slots.toSorted((left, right) => left.slotIndex - right.slotIndex),
   );
   const within = domains.filter((slots) => slots.length >= count).sort((left, right) => left.length - right.length)[0];
@@ -60,4 +60,15 @@ export function chooseGuests<Slot extends FreeSlot>(
     rest = rest.filter((slot) => !slots.includes(slot));
   }
   return chosen;
+}
+
+function groupsOf<Slot, Key>(slots: readonly Slot[], keyOf: (slot: Slot) => Key): Slot[][] {
+  const groups = new Map<Key, Slot[]>();
+  for (const slot of slots) {
+    const key = keyOf(slot);
+    const group = groups.get(key);
+    if (group === undefined) groups.set(key, [slot]);
+    else group.push(slot);
+  }
+  return [...groups.values()];
 }

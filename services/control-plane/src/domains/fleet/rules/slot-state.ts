@@ -16,37 +16,7 @@ export type SlotEvent =
   /** nobody could prove that nothing is left */
   | 'block';
 
-type Moves = Readonly<Partial<Record<SlotEvent, SlotStatus>>>;
-
-/**
- * Every move that a claim may make. What an operator has set (`reserved` or `active` without a claim among it) is left
- * by an operator alone, and nobody but an operator leaves `failed`, `cleanup` and `disabled`. A host wipes within the
- * task that takes the guest away, so `releasing` stands until the wipe is proven.
- */
-const MOVES: Readonly<Record<SlotStatus, Moves>> = {
-  available: { reserve: 'reserved' },
-  reserved: { provision: 'provisioning', activate: 'active', release: 'releasing', free: 'available', block: 'cleanup_blocked' },
-  provisioning: { activate: 'active', release: 'releasing', block: 'cleanup_blocked' },
-  active: { release: 'releasing', block: 'cleanup_blocked' },
-  releasing: { free: 'available', block: 'cleanup_blocked' },
-  cleanup_blocked: { release: 'releasing', free: 'available' },
-  cleanup: {},
-  failed: {},
-  disabled: {},
-};
-
-/** Where an event leads from a status; null where it does not exist there. */
-export function advanceSlot(from: SlotStatus, event: SlotEvent): SlotStatus | null {
-  return MOVES[from][event] ?? null;
-}
-
-/** The one status that an event leads to, and those from which it does. */
-export function slotMove(event: SlotEvent): { readonly from: readonly SlotStatus[]; readonly to: SlotStatus } {
-  const from = slotStatuses.filter((status) => advanceSlot(status, event) !== null);
-  return { from, to: TARGET[event] };
-}
-
-const TARGET: Readonly<Record<SlotEvent, SlotStatus>> = {
+const TARGETS: Readonly<Record<SlotEvent, SlotStatus>> = {
   reserve: 'reserved',
   provision: 'provisioning',
   activate: 'active',
@@ -55,11 +25,36 @@ const TARGET: Readonly<Record<SlotEvent, SlotStatus>> = {
   block: 'cleanup_blocked',
 };
 
-export const slotStatuses: readonly SlotStatus[] = Object.keys(MOVES).filter(isSlotStatus);
-export const slotEvents: readonly SlotEvent[] = Object.keys(TARGET).filter((event): event is SlotEvent =>
-  Object.hasOwn(TARGET, event),
-);
+/**
+ * What may happen to a slot in each status. Whoever claims it moves it; an operator sets it where nobody does, and is
+ * the only one to leave `cleanup`, `failed` and `disabled`. A host wipes within the task that takes the guest away, so
+ * `releasing` stands until the wipe is proven.
+ */
+const EVENTS: Readonly<Record<SlotStatus, readonly SlotEvent[]>> = {
+  available: ['reserve'],
+  reserved: ['provision', 'activate', 'release', 'free', 'block'],
+  provisioning: ['activate', 'release', 'block'],
+  active: ['release', 'block'],
+  releasing: ['free', 'block'],
+  cleanup_blocked: ['release', 'free'],
+  cleanup: [],
+  failed: [],
+  disabled: [],
+};
 
-function isSlotStatus(value: string): value is SlotStatus {
-  return Object.hasOwn(MOVES, value);
+/** Where an event leads from a status; null where it does not exist there. */
+export function advanceSlot(from: SlotStatus, event: SlotEvent): SlotStatus | null {
+  return EVENTS[from].includes(event) ? TARGETS[event] : null;
 }
+
+/** The statuses in which an event exists, and where it leads: for the WHERE clause of a set-wise move. */
+export function slotMove(event: SlotEvent): { readonly from: readonly SlotStatus[]; readonly to: SlotStatus } {
+  return { from: slotStatuses.filter((status) => EVENTS[status].includes(event)), to: TARGETS[event] };
+}
+
+export const slotStatuses: readonly SlotStatus[] = Object.keys(EVENTS).filter((value): value is SlotStatus =>
+  Object.hasOwn(EVENTS, value),
+);
+export const slotEvents: readonly SlotEvent[] = Object.keys(TARGETS).filter((value): value is SlotEvent =>
+  Object.hasOwn(TARGETS, value),
+);

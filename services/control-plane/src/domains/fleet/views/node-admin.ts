@@ -3,23 +3,28 @@ import { resourceName, toWireTimeOrNull } from '../../../spine/wire.js';
 import type { NodeOccupant } from '../ports.js';
 import { currentAllocation, occupancyStatus } from '../rules/occupancy.js';
 import type { HeartbeatRow, NodeRow } from '../store/nodes.js';
+import { type SlotTally, slotSummary } from './slot.js';
 
 /** A node as operators see it in the list and after registering it. */
 export function nodeAdminView(
   node: NodeRow,
   heartbeat: HeartbeatRow | null,
-  occupant: NodeOccupant | null,
+  use: { readonly occupant: NodeOccupant | null; readonly slots: SlotTally | undefined },
   now: Date,
 ): Schema<'NodeAdmin'> {
   const reported = heartbeat?.agentVersion ?? null;
+  const seen = { ...node, lastSeenAt: heartbeat?.lastSeenAt ?? null };
+  const slots = slotSummary(use.slots, seen, now);
+  const freeSlots = node.sliceMode ? (slots?.schedulable_available ?? 0) : null;
   return {
     id: node.id,
     resource_name: nodeResourceName(node),
     sku: node.sku,
     gpus_total: node.gpusTotal,
     status: node.status,
-    occupancy_status: occupancyStatus({ ...node, lastSeenAt: heartbeat?.lastSeenAt ?? null }, occupant, now),
+    occupancy_status: occupancyStatus({ ...seen, freeSlots }, use.occupant, now),
     in_use: node.openClaims > 0,
+    slot_summary: slots,
     region_code: node.regionCode,
     onboarding_mode: node.onboardingMode,
     host: node.host,
@@ -36,7 +41,7 @@ export function nodeAdminView(
       desired_delivery_mode: node.desiredDeliveryMode,
       drift_state: driftState(node.desiredAgentVersion, reported),
     },
-    current_allocation: currentAllocation(occupant),
+    current_allocation: currentAllocation(use.occupant),
   };
 }
 
