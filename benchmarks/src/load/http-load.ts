@@ -10,6 +10,8 @@ export interface LoadRequest {
   readonly body?: string;
   readonly connections: number;
   readonly seconds: number;
+  /** requests that are sent a second; as many as the connections can where absent */
+  readonly perSecond?: number;
 }
 
 export interface LoadResult {
