@@ -9,7 +9,7 @@ import type { Database } from '../../src/spine/database.generated.js';
 import { jobContext } from '../../src/spine/periodic-jobs.js';
 import { setPolicyValue } from '../../src/spine/policy-registry.js';
 import { inTransaction } from '../../src/spine/transaction.js';
-import { witness } from './contract-witness.js';
+import { takeBreaches, watchServers, witness } from './contract-witness.js';
 import { cloneDatabase } from './database.js';
 
 export const OPERATOR = { username: 'operator', password: 'correct horse battery staple' } as const;
@@ -82,8 +82,12 @@ export interface TestSite {
   stop(): Promise<void>;
 }
 
-/** A control plane of the test's own, on a database of its own, over real HTTP on loopback. */
+/**
+ * A control plane of the test's own, on a database of its own, over real HTTP on loopback. Stopping it fails where it
+ * answered anybody against the contract.
+ */
 export async function startTestSite(options: SiteOptions = {}): Promise<TestSite> {
+  watchServers();
   const database = await cloneDatabase();
   const log =
     options.log ??
@@ -92,6 +96,8 @@ export async function startTestSite(options: SiteOptions = {}): Promise<TestSite
   const stop = async () => {
     for (const plane of running.reverse()) await plane.close();
     await database.drop();
+    const breaches = takeBreaches();
+    if (breaches.length > 0) throw new Error(`the contract was broken:\n${breaches.join('\n')}`);
   };
 
   try {
