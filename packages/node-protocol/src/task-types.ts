@@ -245,12 +245,17 @@ export const NODE_TASKS = {
   }),
   'slice.vm_release': define({
     params: z.strictObject({ allocation_id: allocationId, slots: sliceSlots, wipe_policy: wipePolicy }),
+    /**
+     * `clean` is proof that the guest is gone, its devices are free and its disks are wiped. `wiped` names each disk
+     * as the task did: by its WWN where it has one, else by its device.
+     */
     output: z.object({ clean: z.boolean(), wiped, leftovers: z.array(z.string()) }),
     purpose: 'teardown',
   }),
   'slice.restart': define({
     params: z.strictObject({ allocation_id: allocationId }),
-    output: z.object(guestState),
+    /** boot ids of the guest's kernel: that it restarted shows in nothing else */
+    output: z.object({ ...guestState, previous_boot_id: z.string(), boot_id: z.string() }),
     purpose: 'setup',
   }),
   'slice.topology_discover': define({

@@ -1,4 +1,11 @@
-import type { HealthReport, ManagedKey, NodeTaskType, TopologyReport } from '@gpuaas/node-protocol';
+import type {
+  HealthReport,
+  ManagedKey,
+  NodeTaskType,
+  SliceSlot,
+  TaskParams,
+  TopologyReport,
+} from '@gpuaas/node-protocol';
 
 /** The account on a host that an allocation runs as. */
 export interface RuntimeUser {
@@ -25,6 +32,51 @@ export interface RuntimeBundle {
   slug: string;
   version: string;
   env: Readonly<Record<string, string>>;
+}
+
+export type WipePolicy = TaskParams<'slice.vm_release'>['wipe_policy'];
+
+/** A virtual machine that is one allocation, with devices of the host passed through to it. */
+export interface GuestOrder extends RuntimeUser {
+  slots: readonly SliceSlot[];
+  image: { ref: string; digest: string };
+  vcpuCount: number;
+  memoryMib: number;
+  keySet: KeySet;
+}
+
+export interface GuestState {
+  vmName: string;
+  /** on the host's private subnet */
+  privateIp: string | null;
+  /** in the words of the hypervisor; `running` is the one that serves */
+  domainState: string;
+  sshReachable: boolean;
+  /** of the guest's own kernel */
+  bootId: string;
+}
+
+/** What a host can do with guests. A host without it carries none, and says so in its topology. */
+export interface GuestDriver {
+  /**
+   * Boots the guest and waits until it can be logged in to. Refuses `lease_conflict` while one of its devices is in
+   * another guest or its disk still holds another's data, and `allocation_released` for an allocation that was already
+   * torn down here. Fails with `image`, `vfio`, `virt_install` or `readiness` by the step that did not succeed.
+   */
+  ensureGuest(order: GuestOrder): Promise<GuestState>;
+  /**
+   * Destroys the guest, takes its devices back and wipes its disks. `leftovers` names what still stands or could not be
+   * wiped; empty, it is proof of absence. A disk that another guest or the host itself uses is never touched.
+   */
+  ensureGuestAbsent(
+    allocationId: string,
+    slots: readonly SliceSlot[],
+    wipePolicy: WipePolicy,
+  ): Promise<{ wiped: string[]; leftovers: string[] }>;
+  /** Null where there is no such guest. */
+  guest(allocationId: string): Promise<GuestState | null>;
+  /** Restarts the guest; its devices and its disk stay. Refuses `guest_absent`. */
+  rebootGuest(allocationId: string): Promise<void>;
 }
 
 export type HealthCheck = HealthReport['checks'][number];
@@ -57,11 +109,14 @@ export interface HostPort {
    * Returns what still stands; an empty list is proof that nothing does.
    */
   ensureUserAbsent(user: RuntimeUser): Promise<string[]>;
-  /** The accounts that exist here for allocations, those half made or half removed included. */
+  /** Accounts on the host, and guests, that exist here for allocations, half made or half removed ones included. */
   runtimeUsers(): Promise<RuntimeUser[]>;
 
   /** Writes the environment file of an allocation, readable by its account alone. Returns the path. */
   ensureRuntimeBundle(bundle: RuntimeBundle): Promise<string>;
+
+  /** Absent where this host cannot run guests. */
+  guests?: GuestDriver;
 
   topology(): Promise<TopologyReport>;
   /** Looks at the machine, and at one allocation's account if asked. */
@@ -74,16 +129,25 @@ export interface HostPort {
   beforeTask?(type: NodeTaskType, signal: AbortSignal): Promise<void>;
 }
 
-export type HostErrorCode =
-  | 'account_taken'
-  | 'allocation_not_provisioned'
-  | 'allocation_released'
-  | 'command_failed'
-  | 'home_not_empty'
-  | 'home_not_safe'
-  | 'injected_fault'
-  | 'key_set_conflict'
-  | 'restart_not_observed';
+export const hostErrorCodes = [
+  'account_taken',
+  'allocation_not_provisioned',
+  'allocation_released',
+  'command_failed',
+  'guest_absent',
+  'home_not_empty',
+  'home_not_safe',
+  'image',
+  'injected_fault',
+  'key_set_conflict',
+  'lease_conflict',
+  'readiness',
+  'restart_not_observed',
+  'vfio',
+  'virt_install',
+  'wipe_failed',
+] as const;
+export type HostErrorCode = (typeof hostErrorCodes)[number];
 
 /** A refusal or failure that the control plane should know by its code. The message holds no secret. */
 export class HostError extends Error {

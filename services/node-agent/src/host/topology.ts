@@ -128,6 +128,12 @@ export function assembleTopology(raw: RawFacts): TopologyReport {
   };
 }
 
+/** The report of a host whose agent cannot run guests: no slice of it could ever be started. */
+export function withoutGuests(report: TopologyReport): TopologyReport {
+  const blocker = { code: 'guest_driver_missing', message: 'slices need an agent that can run guests on this host' };
+  return { ...report, blockers: [...report.blockers, blocker] };
+}
+
 function mergeGpus(
   devices: PciDevice[] | null,
   smi: SmiGpu[] | null,
@@ -252,7 +258,7 @@ function candidateSlots(gpus: Gpu[], nvme: Nvme[], fabric: Fabric[]): TopologyRe
           : {
               fabric_kind: fn.device.kind,
               fabric_device: fn.device.device,
-              capacity_metadata: { fabric_vf_pci_address: fn.vf },
+              capacity_metadata: { fabric_claim_mode: 'per_slot_vf', fabric_vf_pci_address: fn.vf },
             }),
       };
     });

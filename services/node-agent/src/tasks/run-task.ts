@@ -1,6 +1,7 @@
 import { assertNever } from '@gpuaas/kernel';
 import type { NodeTaskParams } from '@gpuaas/node-protocol';
 import type { RuntimeUser } from '../host/host-port.js';
+import { provisionGuest, releaseGuest, restartGuest } from './guests.js';
 import { probeHealth } from './probe-health.js';
 import { restartAllocation } from './restart-allocation.js';
 import type { TaskContext, TaskOutcome } from './task-context.js';
@@ -66,8 +67,11 @@ export async function runTask(task: NodeTaskParams, context: TaskContext): Promi
       return { status: 'success', task_type: task.task_type, output };
     }
     case 'slice.vm_provision':
+      return host.guests ? provisionGuest(host.guests, task.params) : unsupported(task, context);
     case 'slice.vm_release':
+      return host.guests ? releaseGuest(host.guests, task.params) : unsupported(task, context);
     case 'slice.restart':
+      return host.guests ? restartGuest(host.guests, task.params, context) : unsupported(task, context);
     case 'app.bootstrap_ssh.reconcile':
     case 'app.container.deploy':
     case 'app.container.stop':
@@ -84,14 +88,18 @@ export async function runTask(task: NodeTaskParams, context: TaskContext): Promi
     case 'agent.rebootstrap':
     case 'power.limit.apply':
     case 'power.limit.clear':
-      return {
-        status: 'rejected',
-        reason: 'unsupported_by_this_host',
-        message: `this agent has no driver for ${task.task_type} on a ${host.kind} host`,
-      };
+      return unsupported(task, context);
     default:
       return assertNever(task);
   }
+}
+
+function unsupported(task: NodeTaskParams, { host }: TaskContext): TaskOutcome {
+  return {
+    status: 'rejected',
+    reason: 'unsupported_by_this_host',
+    message: `this agent has no driver for ${task.task_type} on a ${host.kind} host`,
+  };
 }
 
 function runtimeUser(params: { allocation_id: string; username: string; uid: number }): RuntimeUser {

@@ -20,7 +20,7 @@ import { systemTimer, type Timer } from '../../agent/timing.js';
 import type { StateStore } from '../../store/state-store.js';
 import { type HealthCheck, HostError, type HostPort, type KeySet, type RuntimeUser } from '../host-port.js';
 import { Mutex } from '../mutex.js';
-import { assembleTopology } from '../topology.js';
+import { assembleTopology, withoutGuests } from '../topology.js';
 import {
   decideKeySet,
   describeKeySet,
@@ -337,7 +337,7 @@ export function createLinuxHost(options: LinuxHostOptions): HostPort {
         });
       }),
 
-    topology: async () => assembleTopology(await readRawFacts(run)),
+    topology: async () => withoutGuests(assembleTopology(await readRawFacts(run))),
 
     healthChecks: async (allocationId) => {
       const checks = [

@@ -4,10 +4,11 @@ import { isNodeTaskType } from '@gpuaas/node-protocol';
 import { z } from 'zod';
 import { systemTimer, type Timer } from '../../agent/timing.js';
 import type { StateStore } from '../../store/state-store.js';
-import { HostError, type HostPort, type RuntimeUser } from '../host-port.js';
+import { HostError, type HostErrorCode, type HostPort, hostErrorCodes, type RuntimeUser } from '../host-port.js';
 import { Mutex } from '../mutex.js';
 import { assembleTopology, type RawFacts } from '../topology.js';
 import { decideKeySet, describeKeySet, UserRegistry } from '../user-registry.js';
+import { SimulatedGuests } from './simulated-guests.js';
 
 const NAME = 'simulated-host.json';
 
@@ -46,6 +47,8 @@ export interface SimulatedFault {
   /** How many tasks it strikes; without it, all. */
   times?: number | undefined;
   fail?: string | undefined;
+  /** The code that it fails with; without it, `injected_fault`. */
+  code?: HostErrorCode | undefined;
   delayMilliseconds?: number | undefined;
 }
 
@@ -56,6 +59,7 @@ const faultFile = z.object({
       task: z.union([z.literal('*'), z.string().refine(isNodeTaskType, 'is no task type')]),
       times: z.int().positive().optional(),
       fail: z.string().optional(),
+      code: z.enum(hostErrorCodes).optional(),
       delay_ms: z.int().nonnegative().optional(),
     }),
   ),
@@ -73,13 +77,15 @@ export interface SimulatedHostOptions {
 
 /**
  * A machine that exists only as a record in the agent's state, and keeps it over restarts of the agent.
- * It has the same accounts, key sets, bundles and boot ids as a real one, and its inventory follows from the node id.
+ * It has the same accounts, guests, key sets, bundles and boot ids as a real one, and its inventory follows from the
+ * node id.
  */
 export function createSimulatedHost(options: SimulatedHostOptions): HostPort {
   const { nodeId, store } = options;
   const shape = options.shape ?? H200_SHAPE;
   const timer = options.timer ?? systemTimer;
   const registry = new UserRegistry(store);
+  const guests = new SimulatedGuests(store);
   const mutex = new Mutex();
   let loaded: HostDocument | null = null;
 
@@ -119,6 +125,7 @@ export function createSimulatedHost(options: SimulatedHostOptions): HostPort {
       }),
     ensureAuthorizedKeys: (user, wanted) =>
       mutex.run(async () => {
+        if ((await guests.find(user.allocationId)) !== undefined) return guests.setKeys(user, wanted);
         const entry = await registry.present(user);
         const keySet = decideKeySet(entry.key_set, wanted);
         await registry.put({ ...entry, key_set: { ...keySet, keys: [...keySet.keys] } });
@@ -126,6 +133,8 @@ export function createSimulatedHost(options: SimulatedHostOptions): HostPort {
       }),
     ensureUserAbsent: (user) =>
       mutex.run(async () => {
+        const guest = await guests.find(user.allocationId);
+        if (guest !== undefined) return [`guest:${guest.vm_name}`];
         const entry = await registry.find(user.allocationId);
         if (entry !== undefined && (entry.username !== user.username || entry.uid !== user.uid)) {
           return [`account:${entry.username} is registered for this allocation`];
@@ -141,18 +150,19 @@ export function createSimulatedHost(options: SimulatedHostOptions): HostPort {
         return [];
       }),
     runtimeUsers: () =>
-      mutex.run(async () =>
-        (await registry.users()).map((entry) => ({
+      mutex.run(async () => [
+        ...(await registry.users()).map((entry) => ({
           allocationId: entry.allocation_id,
           username: entry.username,
           uid: entry.uid,
         })),
-      ),
+        ...(await guests.users()),
+      ]),
 
     ensureRuntimeBundle: ({ allocationId, slug, version, env }) =>
       mutex.run(async () => {
         const entry = await registry.find(allocationId);
-        if (entry?.state !== 'present') {
+        if (entry?.state !== 'present' && (await guests.find(allocationId)) === undefined) {
           throw new HostError('allocation_not_provisioned', 'the allocation has no account on this host');
         }
         const document = await load();
@@ -161,10 +171,30 @@ export function createSimulatedHost(options: SimulatedHostOptions): HostPort {
         return path;
       }),
 
+    guests: {
+      ensureGuest: (order) => mutex.run(() => guests.ensure(order)),
+      ensureGuestAbsent: (allocationId, slots, wipePolicy) =>
+        mutex.run(async () => {
+          const document = await load();
+          const bundles = Object.entries(document.bundles).filter(
+            ([path]) => !path.startsWith(`${bundleDirectory(allocationId)}/`),
+          );
+          await save({ ...document, bundles: Object.fromEntries(bundles) });
+          return guests.ensureAbsent(allocationId, slots, wipePolicy);
+        }),
+      guest: (allocationId) => mutex.run(() => guests.state(allocationId)),
+      rebootGuest: (allocationId) => mutex.run(() => guests.reboot(allocationId)),
+    },
+
     topology: () => mutex.run(async () => simulatedTopology(nodeId, shape, (await load()).boot_id)),
     healthChecks: async (allocationId) => {
       const gpus = { name: 'gpus', status: 'ok', detail: `${shape.gpuCount} of ${shape.gpuCount} answer` } as const;
       if (allocationId === null) return [gpus];
+      const guest = await mutex.run(() => guests.state(allocationId));
+      if (guest !== null) {
+        const serves = guest.domainState === 'running' && guest.sshReachable;
+        return [gpus, { name: 'guest', status: serves ? 'ok' : 'failed', detail: `it is ${guest.domainState}` }];
+      }
       const entry = await mutex.run(() => registry.find(allocationId));
       const there = entry?.state === 'present';
       return [
@@ -201,7 +231,7 @@ export function createSimulatedHost(options: SimulatedHostOptions): HostPort {
       });
       for (const fault of strikes) {
         if (fault.delayMilliseconds !== undefined) await timer.sleep(fault.delayMilliseconds, signal);
-        if (fault.fail !== undefined) throw new HostError('injected_fault', fault.fail);
+        if (fault.fail !== undefined) throw new HostError(fault.code ?? 'injected_fault', fault.fail);
       }
     },
   };
