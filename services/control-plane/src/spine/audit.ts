@@ -4,7 +4,7 @@ import type { CallContext, Tx } from './operation.js';
 import type { Principal } from './principal.js';
 
 export interface AuditEntry {
-  /** `allocation.release`; the catalogue of names is part of the domain pages */
+  /** what happened, as `resource.verb`: `allocation.release` */
   readonly action: string;
   /** the kind of the target, e.g. `allocation` */
   readonly targetType: string;
