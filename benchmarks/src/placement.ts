@@ -4,7 +4,7 @@ import { freeEverything, insertNodeIdentities, insertNodes, SKU } from './fixtur
 import { headersOf, LAUNCH_BODY, type Person, signUp } from './fixtures/people.js';
 import { type BenchmarkRun, runBenchmark } from './harness/benchmark.js';
 import { readFlags } from './harness/flags.js';
-import { CLIENTS_IN_ONE_SCRIPT, findPgbench, type PgbenchResult, runPgbenches } from './harness/pgbench.js';
+import { findPgbench, type PgbenchResult, runPgbenches } from './harness/pgbench.js';
 import { askForReport, type Program, type Report, startProgram } from './harness/programs.js';
 import { atLeast, atMost, measure } from './harness/results.js';
 import { type BenchmarkSite, programFile, startSite } from './harness/site.js';
@@ -14,7 +14,7 @@ import type { PlacementSetup } from './programs/admissions.js';
 import type { SiteSetup } from './programs/journeys.js';
 import type { ReplaySetup } from './programs/replay.js';
 import { ADMIT_REPORT, JOURNEY_REPORT, REPLAY_REPORT, STORM_REPORT } from './programs/reports.js';
-import { pgbenchScript } from './replay/pgbench-script.js';
+import { pgbenchScripts } from './replay/pgbench-script.js';
 import { type Plan, planOf } from './replay/plan.js';
 import { recordTwice } from './replay/recorder.js';
 
@@ -230,13 +230,13 @@ async function handWritten(
     const program = await started(run, 'programs/replay.js', setup, []);
     return (seconds) => askForReport(program, { seconds }, REPLAY_REPORT);
   }
-  const scripts: { file: string; clients: number }[] = [];
-  for (let first = 0; first < plans.length; first += CLIENTS_IN_ONE_SCRIPT) {
-    const part = plans.slice(first, first + CLIENTS_IN_ONE_SCRIPT);
-    const file = path.join(run.directory, `admissions-${first}.sql`);
-    await writeFile(file, pgbenchScript(part));
-    scripts.push({ file, clients: part.length });
-  }
+  const scripts = await Promise.all(
+    pgbenchScripts(plans).map(async ({ text, clients }, index) => {
+      const file = path.join(run.directory, `admissions-${index}.sql`);
+      await writeFile(file, text);
+      return { file, clients };
+    }),
+  );
   const connectionOptions = plans[0]?.statements[0]?.pool ?? '';
   return (seconds) =>
     runPgbenches({ program: pgbench, databaseUrl: site.databaseUrl, connectionOptions, seconds }, scripts);

@@ -20,9 +20,6 @@ export interface PgbenchResult {
   readonly averageMilliseconds: number;
 }
 
-/** pgbench 15 breaks its own memory on scripts much longer than this. */
-export const CLIENTS_IN_ONE_SCRIPT = 16;
-
 /** Runs one pgbench a script, all at once, and adds their rates up. */
 export async function runPgbenches(
   options: Omit<PgbenchOptions, 'script' | 'clients'>,

@@ -1,15 +1,34 @@
 import type { Parameter, Piece, Plan, PlannedStatement } from './plan.js';
 
+export interface PgbenchScript {
+  readonly text: string;
+  /** how many it is for */
+  readonly clients: number;
+}
+
+/** pgbench 15 writes past its own memory when a script has 128 commands or more. */
+const MOST_COMMANDS = 110;
+
 /**
- * The statements of the plans as one script for pgbench's simple protocol, client n following plan n. Values that a
- * statement returns go through \gset, fresh ids are made of pgbench's random numbers, times of the server's clock.
+ * The statements of the plans for pgbench's simple protocol, one client a plan, in as many scripts as pgbench needs.
+ * Values that a statement returns go through \gset, fresh ids are made of pgbench's random numbers, times of the
+ * server's clock.
  */
-export function pgbenchScript(plans: readonly Plan[]): string {
-  const branches = plans.map((plan, client) => {
-    const condition = client === 0 ? '\\if' : '\\elif';
-    return [`${condition} :client_id = ${client}`, ...linesOf(plan)].join('\n');
+export function pgbenchScripts(plans: readonly Plan[]): PgbenchScript[] {
+  const scripts: { branches: string[][] }[] = [];
+  for (const plan of plans) {
+    const lines = linesOf(plan);
+    const last = scripts.at(-1);
+    const commands = (last?.branches ?? []).reduce((sum, branch) => sum + branch.length + 1, 0);
+    if (last && commands + lines.length + 1 <= MOST_COMMANDS) last.branches.push(lines);
+    else scripts.push({ branches: [lines] });
+  }
+  return scripts.map(({ branches }) => {
+    const text = branches.map((lines, client) =>
+      [`${client === 0 ? '\\if' : '\\elif'} :client_id = ${client}`, ...lines].join('\n'),
+    );
+    return { text: `${[...text, '\\endif'].join('\n')}\n`, clients: branches.length };
   });
-  return `${[...branches, '\\endif'].join('\n')}\n`;
 }
 
 function linesOf(plan: Plan): string[] {
@@ -57,7 +76,9 @@ function literal(parameter: Parameter | undefined, randomNumber: string): string
   if (parameter.length === 1 && only?.kind === 'time') {
     return `(clock_timestamp() + interval '${Math.round(only.offsetMilliseconds)} milliseconds')`;
   }
-  return `'${parameter.map((piece) => textOf(piece, randomNumber)).join('')}'`;
+  const text = parameter.map((piece) => textOf(piece, randomNumber)).join('');
+  // Two colons are a cast to pgbench, and what follows is then no variable: the text is put together by the server.
+  return text.includes('::') ? `('${text.replaceAll('::', ":' || ':")}')` : `'${text}'`;
 }
 
 function textOf(piece: Piece, randomNumber: string): string {

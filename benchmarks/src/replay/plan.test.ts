@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { pgbenchScript } from './pgbench-script.js';
+import { pgbenchScripts } from './pgbench-script.js';
 import { planOf } from './plan.js';
 import type { RequestTrace, TracedStatement } from './trace.js';
 
@@ -75,7 +75,9 @@ describe('a plan', () => {
       [{ kind: 'random_integer', below: 2 ** 48 }],
       [{ kind: 'text', text: '5' }],
     ]);
-    expect(pgbenchScript([drawn])).toContain(`\\set random0_0 random(0, ${2 ** 48 - 1})\nselect ':random0_0', '5';`);
+    expect(pgbenchScripts([drawn])[0]?.text).toContain(
+      `\\set random0_0 random(0, ${2 ** 48 - 1})\nselect ':random0_0', '5';`,
+    );
   });
 
   it('finds ids inside documents', () => {
@@ -103,7 +105,7 @@ describe('a plan', () => {
   });
 
   it('becomes a script for pgbench with the same flow of data', () => {
-    const script = pgbenchScript([plan, plan]);
+    const script = pgbenchScripts([plan, plan])[0]?.text ?? '';
     expect(script).toContain('\\if :client_id = 0\n\\set fresh0a random');
     expect(script).toContain("select node where sku = 'h200' \\gset s1_\n");
     expect(script).toContain(
@@ -112,5 +114,17 @@ describe('a plan', () => {
     );
     expect(script).toContain('\\elif :client_id = 1\n');
     expect(script.trimEnd().endsWith('\\endif')).toBe(true);
+  });
+
+  it('is spread over several scripts where one would be too long for pgbench', () => {
+    const scripts = pgbenchScripts(Array.from({ length: 64 }, () => plan));
+    expect(scripts.reduce((sum, { clients }) => sum + clients, 0)).toBe(64);
+    for (const { text } of scripts) expect(text.split('\n').length).toBeLessThan(128);
+  });
+
+  it('keeps variables of pgbench apart from a colon before them', () => {
+    const named = (id: string) => trace([statement('select $1', [`allocation:${id}`])]);
+    const script = pgbenchScripts([planOf(named(uuid(1)), named(uuid(2)))])[0]?.text;
+    expect(script).toContain("select ('allocation:' || ':fresh0a-0000-4000-8000-:fresh0b');");
   });
 });
