@@ -45,7 +45,8 @@ async function demo() {
   const skus = await call('What is for sale', {
     path: '/skus',
     as: tenant,
-    shows: ({ items }) => items.map(({ code }) => code),
+    shows: ({ items }) =>
+      Object.fromEntries(items.map((item) => [item.sku, `${moneyOf(item.unit_price)} per ${item.billing_unit}`])),
   });
 
   step('As the operator: see the fleet, fund the tenant');
@@ -58,7 +59,7 @@ async function demo() {
         path: '/auth/personal/login',
         body: login,
         hides: [login.password],
-        shows: ({ token_type }) => ({ token_type }),
+        shows: (body) => ({ expires_in_seconds: body.expires_in_seconds }),
       })
     ).access_token,
   };
@@ -69,7 +70,7 @@ async function demo() {
   });
   const sku = nodes.find(({ status, in_use: inUse }) => status === 'active' && !inUse)?.sku;
   if (sku === undefined) throw new Unfinished('no host is active and free');
-  if (!skus.items.some(({ code }) => code === sku)) throw new Unfinished(`hosts are of ${sku}, which is not for sale`);
+  if (!skus.items.some((item) => item.sku === sku)) throw new Unfinished(`hosts are of ${sku}, which is not for sale`);
   await call('Money for the tenant', {
     method: 'POST',
     path: `/admin/users/${session.user.id}/balance`,
@@ -123,7 +124,7 @@ async function demo() {
   console.log(`
 Done. ${username} launched a host of ${sku}, had it after ${seconds} s as
   ssh -p ${port} ${account}@${host}
-and gave it back; the balance is ${moneyOf(balance)}.`);
+and gave it back; the balance is ${moneyOf(balance.balance)}.`);
 }
 
 /** One call: shown, made, and its outcome shown. Anything but a 2xx ends the demo. */
@@ -135,34 +136,41 @@ async function call(what, { method = 'GET', path, as, project = false, key, body
   if (key) headers['idempotency-key'] = key;
   console.log(`\n# ${what}\n${curl({ method, path, headers, as, body, hides })}`);
 
+  const { status, ok, answer } = await send(path, { method, headers, body: body && JSON.stringify(body) });
+  if (!ok) console.log(`→ ${status} ${JSON.stringify(answer)}`);
+  accept(`${method} ${path}`, { status, ok, answer });
+  console.log(`→ ${status} ${JSON.stringify(shows(answer))}`);
+  return answer;
+}
+
+async function send(path, request) {
   let response;
   try {
-    response = await fetch(`${api}${path}`, { method, headers, body: body && JSON.stringify(body) });
+    response = await fetch(`${api}${path}`, request);
   } catch (error) {
     const cause = error.cause?.code ?? error.message;
     throw new Unfinished(`nothing answers at ${address} (${cause}); run \`npm start\` in another terminal`);
   }
   const text = await response.text();
-  const answer = response.headers.get('content-type')?.startsWith('application/json') ? JSON.parse(text) : text;
-  if (!response.ok) {
-    console.log(`→ ${response.status} ${text}`);
-    throw new Unfinished(
-      `${method} ${path} answered ${response.status} ${answer.code ?? ''}: ${answer.message ?? text}`,
-    );
-  }
-  console.log(`→ ${response.status} ${JSON.stringify(shows(answer))}`);
-  return answer;
+  const isJson = response.headers.get('content-type')?.startsWith('application/json');
+  return { status: response.status, ok: response.ok, answer: isJson ? JSON.parse(text) : text };
+}
+
+function accept(what, { status, ok, answer }) {
+  if (!ok) throw new Unfinished(`${what} answered ${status} ${answer.code ?? ''}: ${answer.message ?? answer}`);
 }
 
 /** Polls the allocation; shown once, however often it is asked. */
 async function untilStatus(status) {
   const path = `/allocations/${launchedId}`;
-  console.log(`\n# Until it is ${status}\n${curl({ method: 'GET', path, headers: {}, as: tenant, hides: [] })}`);
   const headers = { authorization: `Bearer ${tenant.token}`, 'x-project-id': tenant.project };
+  console.log(`\n# Until it is ${status}\n${curl({ method: 'GET', path, headers, as: tenant, hides: [] })}`);
   const deadline = performance.now() + WAIT_SECONDS * 1000;
   let seen = '';
   for (;;) {
-    const allocation = await (await fetch(`${api}${path}`, { headers })).json();
+    const polled = await send(path, { headers });
+    accept(`GET ${path}`, polled);
+    const allocation = polled.answer;
     if (allocation.status !== seen)
       console.log(`→ ${allocation.status} ${JSON.stringify(allocation.connection ?? null)}`);
     seen = allocation.status;
