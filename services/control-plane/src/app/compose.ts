@@ -105,6 +105,7 @@ export function composeDomains(parts: DomainParts) {
   const compute = createComputeDomain({
     db,
     clock,
+    log,
     identity: { shareProject, posixIdentityOf, sshKeysFor },
     funds: finance.fundsGate,
     metering: finance.metering,

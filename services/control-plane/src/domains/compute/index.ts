@@ -1,6 +1,8 @@
-import type { Clock, ProjectId } from '@gpuaas/kernel';
+import type { Clock, Logger, ProjectId } from '@gpuaas/kernel';
 import type { DomainModule } from '../../spine/domain.js';
 import type { CallContext, Reader, Tx } from '../../spine/operation.js';
+import { jobContext } from '../../spine/periodic-jobs.js';
+import { inTransaction } from '../../spine/transaction.js';
 import { type Admission, type AdmissionIntent, type AdmissionServices, admit } from './admission/admit.js';
 import { accessGrantOperations } from './operations/access-grants.js';
 import { allocationOperations } from './operations/allocations.js';
@@ -13,9 +15,10 @@ import { skuOperations } from './operations/skus.js';
 import { taskOperations } from './operations/tasks.js';
 import type { RecordListPrice } from './ports.js';
 import { accessSubscribers } from './provisioning/access-events.js';
+import { markProvisioning } from './provisioning/lifecycle.js';
 import { lostRuntimesJob, overdueOperationsJob } from './provisioning/sweeps.js';
 import { type AllocationTaskResults, createTaskResults } from './provisioning/task-results.js';
-import { countProjectUse } from './store/allocations.js';
+import { countProjectUse, lockAllocation } from './store/allocations.js';
 import { recordDispatch } from './store/moves.js';
 import { findSku as findSkuRow } from './store/skus.js';
 import { occupancyOf } from './views/occupancy.js';
@@ -42,10 +45,12 @@ export interface ComputeDependencies extends AdmissionServices {
   readonly db: Reader;
   readonly clock: Clock;
   readonly recordListPrice: RecordListPrice;
+  readonly log: Logger;
 }
 
 /** A node task that a host was just given. */
 export interface DispatchedNodeTask {
+  readonly type: string;
   readonly operationId: string | null;
   readonly subjectType: string;
   readonly subjectId: string;
@@ -115,11 +120,28 @@ export function createComputeDomain(dependencies: ComputeDependencies): ComputeD
     findSku,
     projectUsage,
     tasksDispatched: async (tasks) => {
-      const operations = tasks.flatMap(({ operationId, subjectType, subjectId }) =>
-        operationId !== null && subjectType === 'allocation' ? [{ id: operationId, allocationId: subjectId }] : [],
+      const all = tasks.flatMap(({ type, operationId, subjectType, subjectId }) =>
+        operationId !== null && subjectType === 'allocation'
+          ? [{ type, id: operationId, allocationId: subjectId }]
+          : [],
       );
+      // The slots of a guest move with it, which takes more than one statement.
+      const guests = all.filter((one) => one.type === 'slice.vm_provision');
+      const operations = all.filter((one) => one.type !== 'slice.vm_provision');
       if (operations.length > 0) await recordDispatch(dependencies.db, operations, dependencies.clock.now());
+      for (const guest of guests) await guestDispatched(dependencies, guest);
     },
     taskResultHandlers: [createTaskResults(dependencies)],
   };
+}
+
+async function guestDispatched(
+  dependencies: ComputeDependencies,
+  operation: { readonly id: string; readonly allocationId: string },
+): Promise<void> {
+  await inTransaction(dependencies.db, async (tx) => {
+    const allocation = await lockAllocation(tx, operation.allocationId);
+    if (allocation?.status !== 'requested' || allocation.currentOperationId !== operation.id) return;
+    await markProvisioning(tx, jobContext('compute.dispatch', dependencies), dependencies, allocation);
+  });
 }

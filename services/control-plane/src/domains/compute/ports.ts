@@ -1,6 +1,6 @@
 import type { ErrorCode } from '@gpuaas/contract';
-import type { AllocationId, NodeId, NodeTaskId, ProjectId, SshKeyId, TenantId, UserId } from '@gpuaas/kernel';
-import type { NodeTaskType, TaskParams } from '@gpuaas/node-protocol';
+import type { AllocationId, NodeId, NodeTaskId, ProjectId, SlotId, SshKeyId, TenantId, UserId } from '@gpuaas/kernel';
+import type { NodeTaskType, SliceSlot, TaskParams } from '@gpuaas/node-protocol';
 import type { CallContext, Reader, Tx } from '../../spine/operation.js';
 import type { BillingUnit } from './rules/sku.js';
 
@@ -74,7 +74,12 @@ export interface MeteringPort {
       readonly startedAt: Date;
     },
   ): Promise<void>;
-  stop(tx: Tx, ctx: CallContext, usage: { readonly allocationId: AllocationId; readonly endedAt: Date }): Promise<void>;
+  /** With `givesBack` what was charged already for the time after the end is given back. */
+  stop(
+    tx: Tx,
+    ctx: CallContext,
+    usage: { readonly allocationId: AllocationId; readonly endedAt: Date; readonly givesBack?: boolean },
+  ): Promise<void>;
 }
 
 /** The list price of a SKU, for whoever explains past and coming bills. */
@@ -99,6 +104,30 @@ export interface LockedNode {
   readonly gpusTotal: number;
   readonly regionCode: string;
 }
+
+/** The place of one guest: slots of one host, locked. */
+export interface LockedSlice {
+  readonly nodeId: NodeId;
+  readonly regionCode: string;
+  readonly slots: readonly {
+    readonly slotId: SlotId;
+    /** as the host is told of it */
+    readonly slot: SliceSlot;
+    readonly wipePolicy: TaskParams<'slice.vm_release'>['wipe_policy'];
+  }[];
+}
+
+export interface SliceWish {
+  readonly sku: string;
+  /** GPUs of one guest */
+  readonly gpuCount: number;
+  /** guests */
+  readonly count: number;
+  readonly regionCode: string | null;
+  readonly now: Date;
+}
+
+export type SlotEvent = 'reserve' | 'provision' | 'activate' | 'release' | 'free' | 'block';
 
 export interface NodeTaskRequest<Type extends NodeTaskType = NodeTaskType> {
   readonly nodeId: NodeId;
@@ -125,6 +154,24 @@ export interface FleetPort {
       readonly now: Date;
     },
   ): Promise<readonly LockedNode[]>;
+  /** Locks the places of up to `count` guests, each on one host; fewer where there are not so many. */
+  lockFreeSlots(tx: Tx, wish: SliceWish & { readonly nodeId: NodeId | null }): Promise<readonly LockedSlice[]>;
+  /** What lockFreeSlots would find, without taking anything. */
+  sliceRoom(
+    reader: Reader,
+    wish: SliceWish,
+  ): Promise<{ readonly places: number; readonly freeGpus: number; readonly unclaimedGpus: number }>;
+  /** Moves all slots of one guest with their claims. Throws where one is not where its claim says. */
+  moveSlots(
+    tx: Tx,
+    ctx: CallContext,
+    move: {
+      readonly slotIds: readonly SlotId[];
+      readonly event: SlotEvent;
+      readonly allocationId: AllocationId;
+      readonly reason?: string;
+    },
+  ): Promise<void>;
   queueNodeTask<Type extends NodeTaskType>(
     tx: Tx,
     ctx: CallContext,

@@ -11,16 +11,10 @@ import {
 import type { CallContext, Tx } from '../../../spine/operation.js';
 import type { Policies } from '../../../spine/policy-registry.js';
 import { RetryTransaction, sqlState } from '../../../spine/transaction.js';
-import type { IdentityPort, LockedNode } from '../ports.js';
-import { type LifecycleServices, operationDeadline, publishAllocation, runtimeOf } from '../provisioning/lifecycle.js';
-import {
-  capacityReason,
-  decideBundle,
-  decideConcurrency,
-  decideImage,
-  decideSku,
-  refuseCapacity,
-} from '../rules/admission.js';
+import type { IdentityPort } from '../ports.js';
+import { type LifecycleServices, operationDeadline, publishAllocation } from '../provisioning/lifecycle.js';
+import { queueLaunchTask } from '../provisioning/runtime-tasks.js';
+import { decideBundle, decideConcurrency, decideImage, decideSku } from '../rules/admission.js';
 import { CONCURRENCY_POLICY } from '../rules/limits.js';
 import { OPERATION_DEADLINE_SECONDS } from '../rules/operation-state.js';
 import { billingUnits, hourlyMinor } from '../rules/rate.js';
@@ -31,7 +25,8 @@ import { imageFacts, shareImageBySlug } from '../store/os-images.js';
 import { type BundleRow, bundleFacts, findBundle, insertPendingBundle } from '../store/runtime-bundles.js';
 import { type SkuRow, shareSku, skuFacts } from '../store/skus.js';
 import type { AllocationRow } from '../views/allocation-view.js';
-import { hasUnclaimedHost } from '../views/capacity.js';
+import { decideGuest } from './guest.js';
+import { takePlaces } from './places.js';
 import { fundsGate, pass, refusalOf } from './refusals.js';
 
 export interface AdmissionServices extends LifecycleServices {
@@ -101,6 +96,8 @@ export async function admit(
 
   const image = intent.osImageSlug === null ? undefined : await shareImageBySlug(tx, intent.osImageSlug);
   pass(decideImage(intent.osImageSlug, image ? imageFacts(image) : null, sku));
+  const made = await decideGuest(tx, row, sku, gpus.gpus, image);
+  if (!made.ok) throw refusalOf(made);
   const keys = await services.identity.sshKeysFor(tx, {
     userId: intent.userId,
     projectId: intent.projectId,
@@ -135,22 +132,13 @@ export async function admit(
     ),
   );
 
-  const hosts = await takeHosts(tx, services, intent, sku, now);
-  if (hosts.length < intent.atLeast) {
-    const unclaimed = (await hasUnclaimedHost(tx, intent)) ? 1 : 0;
-    throw refusalOf(refuseCapacity(sku.sku, capacityReason({ free: hosts.length, unclaimed })));
-  }
-  for (const unplaced of wanted.slice(hosts.length)) await services.funds.release(tx, unplaced);
+  const places = await takePlaces(tx, services.fleet, { ...intent, sku, gpus: gpus.gpus, now });
+  for (const unplaced of wanted.slice(places.length)) await services.funds.release(tx, unplaced);
 
-  const placed = hosts.map((host, index): PlacedAllocation => {
+  const placed = places.map((place, index): PlacedAllocation => {
     const id = wanted[index];
-    if (id === undefined) throw new Error('more hosts were taken than asked for');
-    return {
-      ...host,
-      id,
-      operationId: newId(),
-      gpusTotal: sku.acceleratorCount === null ? host.gpusTotal : gpus.gpus,
-    };
+    if (id === undefined) throw new Error('more places were taken than asked for');
+    return { ...place, id, operationId: newId() };
   });
   const launch: Launch = {
     tenantId: project.tenantId,
@@ -167,7 +155,7 @@ export async function admit(
     billingUnits: billingUnits(sku, gpus.gpus),
     unitPriceMinor: sku.unitPriceMinor,
     currency: sku.currency,
-    osImageId: image?.id ?? null,
+    osImageId: image?.id ?? made.guest?.image.id ?? null,
     username: account.username,
     uid: account.uid,
     keys,
@@ -184,19 +172,22 @@ export async function admit(
         now,
       );
     }
-    await services.fleet.queueNodeTask(tx, ctx, {
-      nodeId: allocation.nodeId,
-      type: 'allocation.provision_user',
-      params: {
-        ...runtimeOf({ id: allocation.id, ...account }),
-        authorized_keys: keys.map((key) => ({ managed_key_id: key.id, public_key: key.publicKey })),
-        key_set_version: FIRST_KEY_SET,
+    const slotIds = allocation.claims.flatMap((claim) => claim.slotId ?? []);
+    if (slotIds.length > 0) {
+      await services.fleet.moveSlots(tx, ctx, { slotIds, event: 'reserve', allocationId: allocation.id });
+    }
+    await queueLaunchTask(
+      tx,
+      ctx,
+      services.fleet,
+      { ...launch, ...account, ...allocation, currentOperationId: allocation.operationId },
+      {
+        keys: keys.map((key) => ({ managed_key_id: key.id, public_key: key.publicKey })),
+        keySetVersion: FIRST_KEY_SET,
+        guest: made.guest?.shape ?? null,
+        expiresInSeconds: OPERATION_DEADLINE_SECONDS,
       },
-      operationId: allocation.operationId,
-      subjectType: 'allocation',
-      subjectId: allocation.id,
-      expiresInSeconds: OPERATION_DEADLINE_SECONDS,
-    });
+    );
     await publishAllocation(
       tx,
       ctx,
@@ -220,24 +211,6 @@ async function bundleOf(tx: Tx, intent: AdmissionIntent, sku: SkuFacts): Promise
   const bundle = await findBundle(tx, intent.runtimeBundle);
   pass(decideBundle(bundle ? bundleFacts(bundle) : null, sku.acceleratorVendor));
   return bundle ?? null;
-}
-
-/** Locks the hosts. Slices and VMs come from slots and provider pools, and the fleet has none of either. */
-function takeHosts(
-  tx: Tx,
-  services: AdmissionServices,
-  intent: AdmissionIntent,
-  sku: SkuFacts,
-  now: Date,
-): Promise<readonly LockedNode[]> {
-  if (shapeOf(sku.resourceClass) !== 'baremetal') return Promise.resolve([]);
-  return services.fleet.lockFreeNodes(tx, {
-    sku: sku.sku,
-    regionCode: intent.regionCode,
-    count: intent.count,
-    nodeId: intent.nodeId,
-    now,
-  });
 }
 
 async function insertPlaced(

@@ -4,24 +4,17 @@ import type { ProjectScope } from '../../../spine/principal.js';
 import { Refusal } from '../../../spine/refusal.js';
 import { toWireInteger, toWireTime } from '../../../spine/wire.js';
 import type { SshKey } from '../ports.js';
-import {
-  type CheckId,
-  capacityReason,
-  decideConcurrency,
-  decideImage,
-  decideSku,
-  type Gate,
-  OPEN,
-  refuseCapacity,
-} from '../rules/admission.js';
+import { type CheckId, decideConcurrency, decideImage, decideSku, type Gate, OPEN } from '../rules/admission.js';
 import { CONCURRENCY_POLICY } from '../rules/limits.js';
 import { hourlyMinor, monthlyMinor } from '../rules/rate.js';
 import { decideGpuCount, type SkuFacts, shapeOf } from '../rules/sku.js';
 import { countLiveAllocations } from '../store/allocations.js';
 import { findImageBySlug, imageFacts } from '../store/os-images.js';
-import { findSku, skuFacts } from '../store/skus.js';
-import { countFreeHosts, hasUnclaimedHost, isKnownRegion } from '../views/capacity.js';
+import { findSku, type SkuRow, skuFacts } from '../store/skus.js';
+import { isKnownRegion } from '../views/capacity.js';
 import type { AdmissionIntent, AdmissionServices } from './admit.js';
+import { decideGuest } from './guest.js';
+import { capacityGate } from './places.js';
 import { fundsGate } from './refusals.js';
 
 type Check = Schema<'V3LaunchPrecheckCheck'>;
@@ -76,7 +69,10 @@ export async function precheckLaunch(
   const hourly = sellable !== null && gpus?.ok ? hourlyMinor(sellable, gpus.gpus) * BigInt(intent.count) : null;
 
   const keys = await findKeys(db, services, intent);
-  const capacity = sellable === null ? null : await capacityGate(db, ctx, sellable, intent);
+  const capacity =
+    sellable === null || !gpus?.ok
+      ? null
+      : await capacityGate(db, services.fleet, { ...intent, sku: sellable, gpus: gpus.gpus, now: ctx.clock.now() });
   const funds =
     sellable === null || hourly === null
       ? null
@@ -93,7 +89,11 @@ export async function precheckLaunch(
   const checks: Check[] = [
     check('project', OPEN, 'the project may launch'),
     check('sku', skuGate, `${intent.sku} is on sale`),
-    check('image', sellable === null ? null : await imageGate(db, sellable, intent), 'the image fits'),
+    check(
+      'image',
+      row && sellable && gpus?.ok ? await imageGate(db, row, sellable, gpus.gpus, intent) : null,
+      'the image fits',
+    ),
     check('region', await regionGate(db, intent), intent.regionCode ?? 'any region'),
     keys.ok ? keyCheck(keys.keys) : check('ssh_key', keys.gate, ''),
     check('capacity', capacity, 'there is room'),
@@ -127,22 +127,17 @@ export async function precheckLaunch(
   };
 }
 
-async function imageGate(db: Reader, sku: SkuFacts, intent: AdmissionIntent): Promise<Gate> {
-  const row = intent.osImageSlug === null ? undefined : await findImageBySlug(db, intent.osImageSlug);
-  return decideImage(intent.osImageSlug, row ? imageFacts(row) : null, sku);
+async function imageGate(db: Reader, row: SkuRow, sku: SkuFacts, gpus: number, intent: AdmissionIntent): Promise<Gate> {
+  const image = intent.osImageSlug === null ? undefined : await findImageBySlug(db, intent.osImageSlug);
+  const gate = decideImage(intent.osImageSlug, image ? imageFacts(image) : null, sku);
+  if (!gate.ok) return gate;
+  const guest = await decideGuest(db, row, sku, gpus, image);
+  return guest.ok ? gate : guest;
 }
 
 async function regionGate(db: Reader, intent: AdmissionIntent): Promise<Gate> {
   if (intent.regionCode === null || (await isKnownRegion(db, intent.regionCode))) return OPEN;
   return blocked('region', 'region_not_found', `there is nothing in ${intent.regionCode}`);
-}
-
-async function capacityGate(db: Reader, ctx: RequestContext, sku: SkuFacts, intent: AdmissionIntent): Promise<Gate> {
-  if (shapeOf(sku.resourceClass) !== 'baremetal') return refuseCapacity(sku.sku, 'no_capacity_in_region');
-  const free = await countFreeHosts(db, { ...intent, atMost: intent.count, now: ctx.clock.now() });
-  if (free >= intent.atLeast) return OPEN;
-  const unclaimed = (await hasUnclaimedHost(db, intent)) ? 1 : 0;
-  return refuseCapacity(sku.sku, capacityReason({ free, unclaimed: free > 0 ? 0 : unclaimed }));
 }
 
 async function concurrencyGate(

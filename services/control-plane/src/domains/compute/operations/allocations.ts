@@ -163,17 +163,19 @@ export function allocationOperations(services: AdmissionServices) {
       const { projectId } = projectOf(ctx);
       const hints = launchHints(body.scheduler_request);
       const nodeId = body.node_id ? asId<'node'>(body.node_id) : null;
-      if (nodeId !== null && body.requested_count > 1) {
+      const shape = body.capacity_shape ?? 'baremetal';
+      if (nodeId !== null && body.requested_count > 1 && shape === 'baremetal') {
         throw badRequest('node_id_with_count', '/body/requested_count', 'must be 1 where a node is named');
       }
       const node = nodeId === null ? null : await findNodeOffer(tx, nodeId);
       if (nodeId !== null && node === null) throw refuse('node_not_found');
-      const shape = body.capacity_shape ?? 'baremetal';
+      // A host that is sold in slices is often known by what it would be sold as whole.
+      const nodeSku = shape === 'baremetal' ? (node?.sku ?? null) : null;
       const resolved = resolveSku({
-        nodeSku: node?.sku ?? null,
+        nodeSku,
         requested: hints.sku,
         shape,
-        onSale: node === null && hints.sku === null ? await skusOnSale(tx, shape) : [],
+        onSale: nodeSku === null && hints.sku === null ? await skusOnSale(tx, shape) : [],
       });
       if (!resolved.ok) throw badRequest(resolved.reason, '/body/scheduler_request/sku', resolved.message);
 

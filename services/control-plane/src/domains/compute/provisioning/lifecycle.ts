@@ -1,4 +1,4 @@
-import { type AllocationId, newId, type OperationRunId } from '@gpuaas/kernel';
+import { newId, type OperationRunId } from '@gpuaas/kernel';
 import type { CallContext, Tx } from '../../../spine/operation.js';
 import { publish } from '../../../spine/outbox.js';
 import { Refusal, refuse } from '../../../spine/refusal.js';
@@ -10,14 +10,17 @@ import {
   meteringEffect,
   type Step,
 } from '../rules/allocation-state.js';
+import { type SlotEvent, slotEventOf } from '../rules/claim-state.js';
 import { OPERATION_DEADLINE_SECONDS } from '../rules/operation-state.js';
 import { decideTeardown } from '../rules/teardown.js';
 import type { LockedAllocation } from '../store/allocations.js';
-import { appendEvent, moveClaims, recordMove } from '../store/moves.js';
+import { openSlotClaims, type SlotClaim } from '../store/claims.js';
+import { appendEvent, type Move, moveClaims, recordMove } from '../store/moves.js';
 import { countAttempt, getOperation } from '../store/operations.js';
 import { findQueuedTask } from '../views/node-tasks.js';
 import { syncKeys } from './key-sync.js';
 import { applyPendingBundle } from './runtime-bundles.js';
+import { queueRestartTask, queueTeardownTask } from './runtime-tasks.js';
 
 /** What moving an allocation needs of others. */
 export interface LifecycleServices {
@@ -53,7 +56,7 @@ export async function beginRelease(
   const unseen = await withdrawLaunch(tx, ctx, services.fleet, allocation);
 
   await settle(tx, ctx, services, allocation, to);
-  await recordMove(tx, {
+  await move(tx, ctx, services, {
     allocation,
     to,
     at: now,
@@ -81,7 +84,7 @@ export async function beginRelease(
   }
   await publishAllocation(tx, ctx, 'releasing.requested', releasing, {});
   if (unseen) return release(tx, ctx, services, releasing);
-  await queueTeardown(tx, ctx, services.fleet, releasing, OPERATION_DEADLINE_SECONDS);
+  await queueTeardownTask(tx, ctx, services.fleet, releasing, OPERATION_DEADLINE_SECONDS);
   return releasing;
 }
 
@@ -108,7 +111,7 @@ export async function beginRestart(
   const now = ctx.clock.now();
   const operationId = newId<'operation'>();
   await settle(tx, ctx, services, allocation, to);
-  await recordMove(tx, {
+  await move(tx, ctx, services, {
     allocation,
     to,
     at: now,
@@ -125,16 +128,27 @@ export async function beginRestart(
     },
     event: { name: 'restart_requested', status: 'succeeded' },
   });
-  await services.fleet.queueNodeTask(tx, ctx, {
-    nodeId: placeOf(allocation),
-    type: 'allocation.restart',
-    params: runtimeOf(allocation),
-    operationId,
-    subjectType: 'allocation',
-    subjectId: allocation.id,
-    expiresInSeconds: OPERATION_DEADLINE_SECONDS,
+  const restarting = { ...allocation, status: to, currentOperationId: operationId };
+  await queueRestartTask(tx, ctx, services.fleet, restarting, OPERATION_DEADLINE_SECONDS);
+  return restarting;
+}
+
+/** The host has taken the launch. */
+export async function markProvisioning(
+  tx: Tx,
+  ctx: CallContext,
+  services: LifecycleServices,
+  allocation: LockedAllocation,
+): Promise<void> {
+  const now = ctx.clock.now();
+  await move(tx, ctx, services, {
+    allocation,
+    to: expected(allocation.status, 'dispatch'),
+    at: now,
+    milestones: { provisioning_started_at: now },
+    operation: { id: allocation.currentOperationId, status: 'running' },
+    event: { name: 'provisioning_started', status: 'succeeded' },
   });
-  return { ...allocation, status: to, currentOperationId: operationId };
 }
 
 /**
@@ -146,13 +160,17 @@ export async function activate(
   ctx: CallContext,
   services: LifecycleServices,
   allocation: LockedAllocation,
-  proof: { readonly keySetVersion: number | null },
+  proof: {
+    readonly keySetVersion: number | null;
+    /** of a guest, which had none before */
+    readonly address?: { readonly host: string; readonly port: number };
+  },
 ): Promise<void> {
   const to = expected(allocation.status, 'activate');
   const now = ctx.clock.now();
   const first = allocation.activeAt === null;
   await settle(tx, ctx, services, allocation, to);
-  await recordMove(tx, {
+  await move(tx, ctx, services, {
     allocation,
     to,
     at: now,
@@ -160,6 +178,7 @@ export async function activate(
       ...(first && { active_at: now }),
       ...(allocation.status === 'requested' && { provisioning_started_at: now }),
       ...(proof.keySetVersion !== null && { key_set_applied_version: proof.keySetVersion }),
+      ...(proof.address && { connection_host: proof.address.host, connection_port: proof.address.port }),
     },
     operation: { id: allocation.currentOperationId, status: 'succeeded' },
     event: { name: first ? 'active' : 'restarted', status: 'succeeded' },
@@ -210,7 +229,7 @@ async function endUnserved(
   const to = expected(allocation.status, cause);
   const now = ctx.clock.now();
   await settle(tx, ctx, services, allocation, to, servedUntil);
-  await recordMove(tx, {
+  await move(tx, ctx, services, {
     allocation,
     to,
     at: now,
@@ -235,7 +254,7 @@ export async function failRestart(
   const to = expected(allocation.status, 'fail');
   const now = ctx.clock.now();
   await settle(tx, ctx, services, allocation, to);
-  await recordMove(tx, {
+  await move(tx, ctx, services, {
     allocation,
     to,
     at: now,
@@ -249,12 +268,13 @@ export async function failRestart(
 export async function failRelease(
   tx: Tx,
   ctx: CallContext,
+  services: Pick<LifecycleServices, 'fleet'>,
   allocation: LockedAllocation,
   reason: string,
 ): Promise<void> {
   const to = expected(allocation.status, 'fail');
   const now = ctx.clock.now();
-  await recordMove(tx, {
+  await move(tx, ctx, services, {
     allocation,
     to,
     at: now,
@@ -305,10 +325,10 @@ export async function endTeardown(
       await retryTeardown(tx, ctx, services, allocation);
       return;
     case 'fail_release':
-      await failRelease(tx, ctx, allocation, result.reason);
+      await failRelease(tx, ctx, services, allocation, result.reason);
       return;
     case 'block_claims':
-      await blockClaims(tx, ctx, allocation, result.reason);
+      await blockClaims(tx, ctx, services, allocation, result.reason);
       return;
     case 'ignore':
       return;
@@ -324,7 +344,7 @@ export async function release(
 ): Promise<LockedAllocation> {
   const to = expected(allocation.status, 'tornDown');
   const now = ctx.clock.now();
-  await recordMove(tx, {
+  await move(tx, ctx, services, {
     allocation,
     to,
     at: now,
@@ -353,17 +373,27 @@ export async function freeClaims(
   allocation: LockedAllocation,
 ): Promise<void> {
   const now = ctx.clock.now();
+  const claims = await openSlotClaims(tx, allocation.id);
   const freed = await moveClaims(tx, allocation.id, 'released', now);
   if (freed === 0) return;
+  await moveSlots(tx, ctx, services.fleet, allocation, claims, 'free', null);
   await appendEvent(tx, allocation, { name: 'cleanup_completed', status: 'succeeded' }, now);
   if (allocation.nodeId !== null) await services.fleet.claimsEnded(tx, ctx, allocation.nodeId);
 }
 
-async function blockClaims(tx: Tx, ctx: CallContext, allocation: LockedAllocation, reason: string): Promise<void> {
+async function blockClaims(
+  tx: Tx,
+  ctx: CallContext,
+  services: LifecycleServices,
+  allocation: LockedAllocation,
+  reason: string,
+): Promise<void> {
   const now = ctx.clock.now();
+  const claims = await openSlotClaims(tx, allocation.id);
   const blocked = await moveClaims(tx, allocation.id, 'failed', now);
-  if (blocked > 0)
-    await appendEvent(tx, allocation, { name: 'cleanup_blocked', status: 'failed', summary: reason }, now);
+  if (blocked === 0) return;
+  await moveSlots(tx, ctx, services.fleet, allocation, claims, 'block', reason);
+  await appendEvent(tx, allocation, { name: 'cleanup_blocked', status: 'failed', summary: reason }, now);
 }
 
 /** Sends one more teardown. A host that may not be given one any more cannot prove anything: that ends the attempts. */
@@ -377,36 +407,18 @@ async function retryTeardown(
   await countAttempt(tx, allocation.currentOperationId, now);
   const seconds = allocation.status === 'failed' ? OPERATION_DEADLINE_SECONDS : await secondsLeft(tx, allocation, now);
   try {
-    await queueTeardown(tx, ctx, services.fleet, allocation, seconds);
+    await queueTeardownTask(tx, ctx, services.fleet, allocation, seconds);
   } catch (error) {
     if (!(error instanceof Refusal)) throw error;
     const reason = error.details?.reason ?? error.code;
-    if (allocation.status === 'failed') await blockClaims(tx, ctx, allocation, reason);
-    else await failRelease(tx, ctx, allocation, reason);
+    if (allocation.status === 'failed') await blockClaims(tx, ctx, services, allocation, reason);
+    else await failRelease(tx, ctx, services, allocation, reason);
   }
 }
 
 async function secondsLeft(tx: Tx, allocation: LockedAllocation, now: Date): Promise<number> {
   const operation = await getOperation(tx, allocation.currentOperationId);
   return Math.max(1, Math.ceil((operation.deadline_at.getTime() - now.getTime()) / 1000));
-}
-
-async function queueTeardown(
-  tx: Tx,
-  ctx: CallContext,
-  fleet: FleetPort,
-  allocation: LockedAllocation,
-  expiresInSeconds: number,
-): Promise<void> {
-  await fleet.queueNodeTask(tx, ctx, {
-    nodeId: placeOf(allocation),
-    type: 'allocation.deprovision_user',
-    params: runtimeOf(allocation),
-    operationId: allocation.currentOperationId,
-    subjectType: 'allocation',
-    subjectId: allocation.id,
-    expiresInSeconds,
-  });
 }
 
 /**
@@ -439,7 +451,11 @@ async function settle(
       });
       return;
     case 'stop':
-      await services.metering.stop(tx, ctx, { allocationId: allocation.id, endedAt: servedUntil ?? now });
+      await services.metering.stop(tx, ctx, {
+        allocationId: allocation.id,
+        endedAt: servedUntil ?? now,
+        givesBack: servedUntil !== undefined,
+      });
       return;
     case 'none':
       if (allocation.activeAt === null && (to === 'releasing' || to === 'failed')) {
@@ -482,15 +498,37 @@ export async function publishAllocation(
   });
 }
 
-/** The account of the allocation on its host, as every task of it names it. */
-export function runtimeOf(allocation: { readonly id: AllocationId; readonly username: string; readonly uid: number }) {
-  return { allocation_id: allocation.id, username: allocation.username, uid: allocation.uid };
+/** Moves the allocation with everything that goes with it, its slots included. */
+async function move(
+  tx: Tx,
+  ctx: CallContext,
+  services: Pick<LifecycleServices, 'fleet'>,
+  change: Omit<Move, 'allocation'> & { readonly allocation: LockedAllocation },
+): Promise<void> {
+  const { allocation, to } = change;
+  const event = slotEventOf(allocation.status, to);
+  const claims =
+    event !== null && allocation.capacityShape === 'gpu_slice' ? await openSlotClaims(tx, allocation.id) : [];
+  await recordMove(tx, change);
+  if (event !== null) await moveSlots(tx, ctx, services.fleet, allocation, claims, event, change.event.summary ?? null);
 }
 
-/** Every allocation has its host from the moment it exists. */
-export function placeOf(allocation: LockedAllocation) {
-  if (allocation.nodeId === null) throw new Error(`allocation ${allocation.id} has no host`);
-  return allocation.nodeId;
+async function moveSlots(
+  tx: Tx,
+  ctx: CallContext,
+  fleet: FleetPort,
+  allocation: LockedAllocation,
+  claims: readonly SlotClaim[],
+  event: SlotEvent,
+  reason: string | null,
+): Promise<void> {
+  if (claims.length === 0) return;
+  await fleet.moveSlots(tx, ctx, {
+    slotIds: claims.map((claim) => claim.slotId),
+    event,
+    allocationId: allocation.id,
+    ...(reason !== null && { reason }),
+  });
 }
 
 /** The status after a move that a caller asked for. */

@@ -43,7 +43,7 @@ async function expireOperation(
     case 'provisioning':
       return failLaunch(tx, ctx, services, allocation, DEADLINE);
     case 'releasing':
-      return failRelease(tx, ctx, allocation, DEADLINE);
+      return failRelease(tx, ctx, services, allocation, DEADLINE);
     case 'restarting':
       return failRestart(tx, ctx, services, allocation, DEADLINE);
     default:

@@ -1,4 +1,5 @@
-import { NODE_TASKS, type NodeTaskType } from '@gpuaas/node-protocol';
+import { NODE_TASKS, type NodeTaskType, type TaskOutput } from '@gpuaas/node-protocol';
+import type { z } from 'zod';
 import type { CallContext, Tx } from '../../../spine/operation.js';
 import type { FinishedNodeTask, NodeTaskOutcome } from '../ports.js';
 import { hasRuntime } from '../rules/allocation-state.js';
@@ -21,6 +22,9 @@ export const COMPUTE_TASK_TYPES = [
   'allocation.deprovision_user',
   'allocation.restart',
   'allocation.install_authorized_keys',
+  'slice.vm_provision',
+  'slice.vm_release',
+  'slice.restart',
   'runtime_bundle.apply',
 ] as const satisfies readonly NodeTaskType[];
 
@@ -42,10 +46,13 @@ export function createTaskResults(services: LifecycleServices): AllocationTaskRe
       if (!allocation) return;
       switch (result.task.type) {
         case 'allocation.provision_user':
+        case 'slice.vm_provision':
           return endLaunch(tx, ctx, services, allocation, result);
         case 'allocation.restart':
+        case 'slice.restart':
           return endRestart(tx, ctx, services, allocation, result);
         case 'allocation.deprovision_user':
+        case 'slice.vm_release':
           return endRelease(tx, ctx, services, allocation, result);
         case 'allocation.install_authorized_keys':
           return endKeySync(tx, ctx, services, allocation, result);
@@ -72,12 +79,33 @@ async function endLaunch(
   if (!isCurrent(allocation, task)) return;
   // Failed by its deadline meanwhile: the teardown that follows it takes away what the host has just made.
   if (allocation.status !== 'requested' && allocation.status !== 'provisioning') return;
+  if (allocation.capacityShape === 'gpu_slice') {
+    const guest = guestOf(NODE_TASKS['slice.vm_provision'].output.safeParse(outcome.output), outcome);
+    if (!guest.ok) return failLaunch(tx, ctx, services, allocation, guest.reason);
+    // The guest was made with the keys that its launch named.
+    const params = NODE_TASKS['slice.vm_provision'].params.parse(task.params);
+    return activate(tx, ctx, services, allocation, { keySetVersion: params.key_set_version, address: guest.address });
+  }
   const output = NODE_TASKS['allocation.provision_user'].output.safeParse(outcome.output);
   if (outcome.status !== 'completed' || !output.success) {
     return failLaunch(tx, ctx, services, allocation, reasonOf(outcome));
   }
   // Its address is the one that the operator registered: what a host says of itself must not send tenants elsewhere.
   return activate(tx, ctx, services, allocation, { keySetVersion: output.data.authorized_keys.version });
+}
+
+const SSH_PORT = 22;
+
+/** A guest serves once someone can log in to it. */
+function guestOf(
+  output: z.ZodSafeParseResult<TaskOutput<'slice.vm_provision'>>,
+  outcome: NodeTaskOutcome,
+): { ok: true; address: { host: string; port: number } } | { ok: false; reason: string } {
+  if (outcome.status !== 'completed' || !output.success) return { ok: false, reason: reasonOf(outcome) };
+  const { private_ip: host, ssh_reachable: reachable } = output.data;
+  return host !== null && reachable
+    ? { ok: true, address: { host, port: SSH_PORT } }
+    : { ok: false, reason: 'readiness' };
 }
 
 async function endRestart(
@@ -88,6 +116,11 @@ async function endRestart(
   { task, outcome }: TaskResult,
 ): Promise<void> {
   if (!isCurrent(allocation, task) || allocation.status !== 'restarting') return;
+  if (allocation.capacityShape === 'gpu_slice') {
+    const guest = guestOf(NODE_TASKS['slice.restart'].output.safeParse(outcome.output), outcome);
+    if (!guest.ok) return failRestart(tx, ctx, services, allocation, guest.reason);
+    return activate(tx, ctx, services, allocation, { keySetVersion: null, address: guest.address });
+  }
   const output = NODE_TASKS['allocation.restart'].output.safeParse(outcome.output);
   if (outcome.status !== 'completed' || !output.success) {
     return failRestart(tx, ctx, services, allocation, reasonOf(outcome));
@@ -107,7 +140,10 @@ async function endRelease(
   { task, outcome }: TaskResult,
 ): Promise<void> {
   if (!isCurrent(allocation, task)) return;
-  const output = NODE_TASKS['allocation.deprovision_user'].output.safeParse(outcome.output);
+  const sliced = allocation.capacityShape === 'gpu_slice';
+  const output = NODE_TASKS[sliced ? 'slice.vm_release' : 'allocation.deprovision_user'].output.safeParse(
+    outcome.output,
+  );
   const proven = outcome.status === 'completed' && output.success && output.data.clean;
   const reason = output.success && !output.data.clean ? 'leftovers' : reasonOf(outcome);
   return endTeardown(tx, ctx, services, allocation, { proven, reason });

@@ -1,5 +1,12 @@
 import type { ErrorCode, Schema } from '@gpuaas/contract';
-import { type CapacityShape, decideGpuCount, type ResourceClass, type SkuFacts, shapeOf } from './sku.js';
+import {
+  type CapacityShape,
+  decideGpuCount,
+  imageTargetOf,
+  type ResourceClass,
+  type SkuFacts,
+  shapeOf,
+} from './sku.js';
 
 /** The checks of a launch, under the names that a precheck shows. */
 export type CheckId =
@@ -108,12 +115,6 @@ export function decideImage(slug: string | null, image: ImageFacts | null, sku: 
 
 function badImage(reason: string, message: string): GateRefusal {
   return { ok: false, check: 'image', code: 'invalid_request', status: 400, reason, message };
-}
-
-export function imageTargetOf(sku: SkuFacts): Schema<'OSImageTarget'> {
-  const shape = shapeOf(sku.resourceClass);
-  if (shape === 'baremetal') return 'baremetal';
-  return shape === 'gpu_slice' ? 'vm_slice' : 'compute_vm';
 }
 
 export interface BundleFacts {

@@ -47,3 +47,25 @@ export function claimStatusOf(status: AllocationStatus): ClaimStatus {
       return 'released';
   }
 }
+
+/** What happens to the slots of a guest when its allocation moves; null where they stay as they are. */
+export function slotEventOf(from: AllocationStatus, to: AllocationStatus): SlotEvent | null {
+  const [before, after] = [claimStatusOf(from), claimStatusOf(to)];
+  if (before === after) return null;
+  switch (after) {
+    case 'reserved':
+      return 'reserve';
+    case 'provisioning':
+      return 'provision';
+    case 'active':
+      return 'activate';
+    case 'releasing':
+      return 'release';
+    case 'failed':
+      return 'block';
+    case 'released':
+      return 'free';
+  }
+}
+
+export type SlotEvent = 'reserve' | 'provision' | 'activate' | 'release' | 'free' | 'block';

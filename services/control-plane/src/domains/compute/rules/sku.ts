@@ -100,6 +100,13 @@ export function shapeOf(resourceClass: ResourceClass): CapacityShape | null {
   }
 }
 
+/** The kind of image that boots on the SKU. */
+export function imageTargetOf(sku: SkuFacts): Schema<'OSImageTarget'> {
+  const shape = shapeOf(sku.resourceClass);
+  if (shape === 'baremetal') return 'baremetal';
+  return shape === 'gpu_slice' ? 'vm_slice' : 'compute_vm';
+}
+
 /** The numbers of GPUs that one allocation of the SKU may have. */
 export function offeredGpuCounts(sku: SkuFacts): readonly number[] {
   if (sku.resourceClass !== 'gpu_slice') return [sku.acceleratorCount ?? 0];

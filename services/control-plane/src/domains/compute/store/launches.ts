@@ -5,6 +5,7 @@ import {
   type OperationRunId,
   type ProjectId,
   type ServiceAccountId,
+  type SlotId,
   type TenantId,
   type UserId,
 } from '@gpuaas/kernel';
@@ -50,18 +51,22 @@ export interface PlacedAllocation {
   readonly id: AllocationId;
   readonly operationId: OperationRunId;
   readonly nodeId: NodeId;
-  readonly host: string;
-  readonly hostname: string | null;
-  readonly port: number;
   readonly regionCode: string;
   readonly gpusTotal: number;
+  /** where its account will be; null for a guest that has no address yet */
+  readonly address: { readonly host: string; readonly hostname: string | null; readonly port: number } | null;
+  /** what it takes: the host as a whole, or some of its slots */
+  readonly claims: readonly {
+    readonly slotId: SlotId | null;
+    readonly snapshot: Readonly<Record<string, unknown>>;
+  }[];
 }
 
 const insertLaunchQuery = preparedQuery<AllocationRow>(
   'compute.insert_launch',
   `WITH place AS MATERIALIZED (
-    SELECT * FROM jsonb_to_recordset($1::jsonb) AS p (id uuid, operation_id uuid, claim_id uuid, event_id uuid,
-      node_id uuid, host text, hostname text, port integer, region_code text, gpus_total integer)
+    SELECT * FROM jsonb_to_recordset($1::jsonb) AS p (id uuid, operation_id uuid, event_id uuid, node_id uuid,
+      host text, hostname text, port integer, region_code text, gpus_total integer)
   ), allocation AS (
     INSERT INTO allocations (id, tenant_id, project_id, requested_by_user_id, service_account_id, name, scheduler_type,
       scheduler_request, capacity_shape, sku, sku_snapshot, gpus_total, billing_unit, billing_units, unit_price_minor,
@@ -78,10 +83,10 @@ const insertLaunchQuery = preparedQuery<AllocationRow>(
     SELECT p.operation_id, p.id, 'launch', 'queued', $21::text, $22::timestamptz, $20::timestamptz, $20::timestamptz
     FROM place AS p
   ), claim AS (
-    INSERT INTO placement_claims (id, allocation_id, node_id, kind, status, resource_snapshot, created_at)
-    SELECT p.claim_id, p.id, p.node_id, 'node_exclusive', $23::text,
-      jsonb_build_object('sku', $10::text, 'gpus_total', p.gpus_total, 'region_code', p.region_code), $20::timestamptz
-    FROM place AS p
+    INSERT INTO placement_claims (id, allocation_id, node_id, slot_id, kind, status, resource_snapshot, created_at)
+    SELECT c.id, c.allocation_id, c.node_id, c.slot_id, CASE WHEN c.slot_id IS NULL THEN 'node_exclusive' ELSE 'slot' END,
+      $23::text, c.snapshot, $20::timestamptz
+    FROM jsonb_to_recordset($25::jsonb) AS c (id uuid, allocation_id uuid, node_id uuid, slot_id uuid, snapshot jsonb)
   ), event AS (
     INSERT INTO allocation_events (id, allocation_id, operation_id, name, status, occurred_at)
     SELECT p.event_id, p.id, p.operation_id, 'requested', 'succeeded', $20::timestamptz
@@ -114,12 +119,11 @@ export async function insertLaunch(
         places.map((place) => ({
           id: place.id,
           operation_id: place.operationId,
-          claim_id: newId(),
           event_id: newId(),
           node_id: place.nodeId,
-          host: place.host,
-          hostname: place.hostname,
-          port: place.port,
+          host: place.address?.host ?? null,
+          hostname: place.address?.hostname ?? null,
+          port: place.address?.port ?? null,
           region_code: place.regionCode,
           gpus_total: place.gpusTotal,
         })),
@@ -154,6 +158,17 @@ export async function insertLaunch(
           fingerprint: key.fingerprint,
           public_key: key.publicKey,
         })),
+      ),
+      JSON.stringify(
+        places.flatMap((place) =>
+          place.claims.map((claim) => ({
+            id: newId(),
+            allocation_id: place.id,
+            node_id: place.nodeId,
+            slot_id: claim.slotId,
+            snapshot: claim.snapshot,
+          })),
+        ),
       ),
     ]),
   );

@@ -20,6 +20,8 @@ export interface Milestones {
   readonly release_failed_at?: Date | null;
   readonly release_failed_reason?: string | null;
   readonly key_set_applied_version?: number;
+  readonly connection_host?: string;
+  readonly connection_port?: number;
 }
 
 export interface NewOperation {
@@ -43,7 +45,11 @@ export interface Move {
   readonly milestones: Milestones;
   /** how the open operation ends, or which one begins in its place; one that has ended stays as it is */
   readonly operation:
-    | { readonly id: OperationRunId; readonly status: 'succeeded' | 'failed'; readonly failureReason?: string | null }
+    | {
+        readonly id: OperationRunId;
+        readonly status: 'running' | 'succeeded' | 'failed';
+        readonly failureReason?: string | null;
+      }
     | { readonly id: OperationRunId; readonly begin: NewOperation };
   readonly event: AllocationEventRow;
   /** nobody is let in any more */
@@ -57,10 +63,11 @@ const moveAllocation = preparedQuery<{ id: string }>(
     UPDATE allocations AS a SET status = $3, placement_status = $4, updated_at = $5::timestamptz,
       current_operation_id = $6::uuid,
       (provisioning_started_at, active_at, failed_at, failure_reason, restart_failed_at, restart_failed_reason,
-       releasing_at, released_at, release_failed_at, release_failed_reason, key_set_applied_version) =
+       releasing_at, released_at, release_failed_at, release_failed_reason, key_set_applied_version, connection_host,
+       connection_port) =
       (SELECT p.provisioning_started_at, p.active_at, p.failed_at, p.failure_reason, p.restart_failed_at,
          p.restart_failed_reason, p.releasing_at, p.released_at, p.release_failed_at, p.release_failed_reason,
-         p.key_set_applied_version
+         p.key_set_applied_version, p.connection_host, p.connection_port
        FROM jsonb_populate_record(a, $7::jsonb) AS p)
     WHERE a.id = $1::uuid AND a.status = $2::text
     RETURNING a.id
@@ -72,8 +79,9 @@ const moveAllocation = preparedQuery<{ id: string }>(
     UPDATE allocation_access_grants SET status = 'revoked', revoked_at = $5::timestamptz
     WHERE allocation_id = $1::uuid AND status = 'active' AND $10::boolean
   ), ended AS (
-    UPDATE allocation_operations SET status = $11::text, failure_reason = $12::text, completed_at = $5::timestamptz,
-      updated_at = $5::timestamptz
+    UPDATE allocation_operations SET status = $11::text, failure_reason = $12::text, updated_at = $5::timestamptz,
+      started_at = CASE WHEN $11::text = 'running' THEN $5::timestamptz ELSE started_at END,
+      completed_at = CASE WHEN $11::text = 'running' THEN NULL ELSE $5::timestamptz END
     WHERE allocation_id = $1::uuid AND status IN ('queued', 'running')
     RETURNING id
   ), begun AS (

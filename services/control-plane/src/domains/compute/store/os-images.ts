@@ -38,6 +38,22 @@ export function shareImageBySlug(tx: Tx, slug: string): Promise<ImageRow | undef
   return selectImages(tx).where('slug', '=', slug).forShare().executeTakeFirst();
 }
 
+/** What boots where no image was named: one on sale that names the SKU, else one that fits any; by slug. */
+export function findDefaultImage(
+  reader: Reader,
+  target: Schema<'OSImageTarget'>,
+  sku: string,
+): Promise<ImageRow | undefined> {
+  return selectImages(reader)
+    .where('status', '=', 'active')
+    .where('target', '=', target)
+    .where(sql<boolean>`(compatible_skus = '{}' OR ${sku} = ANY (compatible_skus))`)
+    .orderBy(sql`compatible_skus = '{}'`)
+    .orderBy('slug')
+    .limit(1)
+    .executeTakeFirst();
+}
+
 /** Locks the row until commit. */
 export function lockImage(tx: Tx, id: string): Promise<ImageRow | undefined> {
   return selectImages(tx).where('id', '=', id).forUpdate().executeTakeFirst();
