@@ -109,11 +109,17 @@ function isSuccess(status) {
 }
 
 function printOperations() {
-  for (const { operationId, domain, bound: isBound, statuses } of operations)
-    console.log(
-      `${domain.padEnd(9)} ${isBound ? 'bound  ' : 'unbound'} ${operationId.padEnd(58)} ${statuses.join(' ') || '-'}`,
-    );
+  for (const operation of operations) printOperation(operation);
+  const unproven = operations.filter((operation) => operation.bound && !operation.exercised);
+  console.log(`\n${unproven.length} bound operations that no test saw succeed${unproven.length === 0 ? '' : ':'}`);
+  for (const operation of unproven) printOperation(operation);
   console.log();
+}
+
+function printOperation({ operationId, domain, bound: isBound, statuses }) {
+  console.log(
+    `${domain.padEnd(9)} ${isBound ? 'bound  ' : 'unbound'} ${operationId.padEnd(58)} ${statuses.join(' ') || '-'}`,
+  );
 }
 
 function printDomains() {
