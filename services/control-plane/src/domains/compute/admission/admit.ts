@@ -84,7 +84,6 @@ export async function admit(
   services: AdmissionServices,
   intent: AdmissionIntent,
 ): Promise<Admission> {
-  const now = ctx.clock.now();
   const project = await services.identity.shareProject(tx, intent.projectId);
 
   const row = await shareSku(tx, intent.sku);
@@ -132,7 +131,9 @@ export async function admit(
     ),
   );
 
-  const places = await takePlaces(tx, services.fleet, { ...intent, sku, gpus: gpus.gpus, now });
+  const places = await takePlaces(tx, services.fleet, { ...intent, sku, gpus: gpus.gpus, now: ctx.clock.now() });
+  // Read only now that the places are held: the claims before these ended while this launch waited for its turn.
+  const now = ctx.clock.now();
   for (const unplaced of wanted.slice(places.length)) await services.funds.release(tx, unplaced);
 
   const placed = places.map((place, index): PlacedAllocation => {

@@ -31,7 +31,6 @@ import {
   listAllocations,
   listClaimedAllocations,
 } from '../views/allocation-view.js';
-import { findNodeOffer } from '../views/capacity.js';
 import { timelineView } from '../views/timeline-view.js';
 import { projectIdOf, projectOf, requesterOf, requireOwnership } from './caller.js';
 
@@ -167,7 +166,7 @@ export function allocationOperations(services: AdmissionServices) {
       if (nodeId !== null && body.requested_count > 1 && shape === 'baremetal') {
         throw badRequest('node_id_with_count', '/body/requested_count', 'must be 1 where a node is named');
       }
-      const node = nodeId === null ? null : await findNodeOffer(tx, nodeId);
+      const node = nodeId === null ? null : await services.fleet.findNode(tx, nodeId);
       if (nodeId !== null && node === null) throw refuse('node_not_found');
       // A host that is sold in slices is often known by what it would be sold as whole.
       const nodeSku = shape === 'baremetal' ? (node?.sku ?? null) : null;

@@ -53,9 +53,10 @@ export async function beginRelease(
   const to = accepted(advance(allocation.status, 'release'));
   const now = ctx.clock.now();
   const operationId = newId<'operation'>();
-  const unseen = await withdrawLaunch(tx, ctx, services.fleet, allocation);
+  const withdrawn = await withdrawCurrent(tx, ctx, services.fleet, allocation);
+  const unseen = withdrawn && allocation.activeAt === null;
 
-  await settle(tx, ctx, services, allocation, to);
+  await settle(tx, ctx, services, allocation, to, now);
   await move(tx, ctx, services, {
     allocation,
     to,
@@ -88,14 +89,14 @@ export async function beginRelease(
   return releasing;
 }
 
-/** Whether the launch could be taken back before any host has seen it. */
-async function withdrawLaunch(
+/** Whether a launch or a restart could be taken back before its host has seen it. */
+async function withdrawCurrent(
   tx: Tx,
   ctx: CallContext,
   fleet: FleetPort,
   allocation: LockedAllocation,
 ): Promise<boolean> {
-  if (allocation.status !== 'requested' && allocation.status !== 'provisioning') return false;
+  if (!['requested', 'provisioning', 'restarting'].includes(allocation.status)) return false;
   const taskId = await findQueuedTask(tx, allocation.id, allocation.currentOperationId);
   return taskId !== null && fleet.withdrawNodeTask(tx, ctx, taskId);
 }
@@ -110,7 +111,7 @@ export async function beginRestart(
   const to = accepted(advance(allocation.status, 'restart'));
   const now = ctx.clock.now();
   const operationId = newId<'operation'>();
-  await settle(tx, ctx, services, allocation, to);
+  await settle(tx, ctx, services, allocation, to, now);
   await move(tx, ctx, services, {
     allocation,
     to,
@@ -169,7 +170,7 @@ export async function activate(
   const to = expected(allocation.status, 'activate');
   const now = ctx.clock.now();
   const first = allocation.activeAt === null;
-  await settle(tx, ctx, services, allocation, to);
+  await settle(tx, ctx, services, allocation, to, now);
   await move(tx, ctx, services, {
     allocation,
     to,
@@ -228,7 +229,7 @@ async function endUnserved(
 ): Promise<void> {
   const to = expected(allocation.status, cause);
   const now = ctx.clock.now();
-  await settle(tx, ctx, services, allocation, to, servedUntil);
+  await settle(tx, ctx, services, allocation, to, servedUntil ?? now);
   await move(tx, ctx, services, {
     allocation,
     to,
@@ -253,7 +254,7 @@ export async function failRestart(
 ): Promise<void> {
   const to = expected(allocation.status, 'fail');
   const now = ctx.clock.now();
-  await settle(tx, ctx, services, allocation, to);
+  await settle(tx, ctx, services, allocation, to, now);
   await move(tx, ctx, services, {
     allocation,
     to,
@@ -422,8 +423,9 @@ async function secondsLeft(tx: Tx, allocation: LockedAllocation, now: Date): Pro
 }
 
 /**
- * Money goes with the status: the usage window is open exactly while the allocation is metered, and the hour that was
- * set aside at launch is given back where it never served. Wallets are locked before claims and nodes.
+ * Money goes with the status: the usage window is open exactly while the allocation is metered, from and to the moment
+ * `at` of the move, and the hour that was set aside at launch is given back where it never served. Wallets are locked
+ * before claims and nodes.
  */
 async function settle(
   tx: Tx,
@@ -431,9 +433,8 @@ async function settle(
   services: LifecycleServices,
   allocation: LockedAllocation,
   to: AllocationStatus,
-  servedUntil?: Date,
+  at: Date,
 ): Promise<void> {
-  const now = ctx.clock.now();
   switch (meteringEffect(allocation.status, to)) {
     case 'start':
       await services.metering.start(tx, ctx, {
@@ -447,7 +448,7 @@ async function settle(
         units: allocation.billingUnits,
         unitPriceMinor: allocation.unitPriceMinor,
         currency: allocation.currency,
-        startedAt: now,
+        startedAt: at,
       });
       return;
     case 'stop':

@@ -1,3 +1,4 @@
+import { errorChain } from '@gpuaas/kernel';
 import type { CallContext, Reader, Tx } from '../../../spine/operation.js';
 import type { PeriodicJob } from '../../../spine/periodic-jobs.js';
 import type { Policies } from '../../../spine/policy-registry.js';
@@ -6,10 +7,25 @@ import { isMetered } from '../rules/allocation-state.js';
 import { isOperationOpen } from '../rules/operation-state.js';
 import { lockAllocation } from '../store/allocations.js';
 import { findOverdueOperations, getOperation } from '../store/operations.js';
+import { continueWatch } from '../store/runtime-watch.js';
 import { findLostRuntimes, lastSignOfLife } from '../views/lost-runtimes.js';
 import { failLaunch, failRelease, failRestart, type LifecycleServices, loseRuntime } from './lifecycle.js';
 
 const BATCH = 100;
+
+/** One transaction each, and each for itself: an allocation that cannot be moved must not hold up the others. */
+async function apart(
+  ctx: CallContext,
+  allocationId: string,
+  db: Reader,
+  work: (tx: Tx) => Promise<void>,
+): Promise<void> {
+  try {
+    await inTransaction(db, work);
+  } catch (error) {
+    ctx.log.error({ error: errorChain(error), allocation_id: allocationId }, 'an allocation could not be swept');
+  }
+}
 
 /** Operations whose time is over have failed, whatever became of their node tasks. */
 export function overdueOperationsJob(services: LifecycleServices): PeriodicJob {
@@ -20,7 +36,7 @@ export function overdueOperationsJob(services: LifecycleServices): PeriodicJob {
       const overdue = await findOverdueOperations(db, ctx.clock.now(), BATCH);
       for (const { allocationId, operationId } of overdue) {
         if (signal.aborted) return;
-        await inTransaction(db, async (tx) => {
+        await apart(ctx, allocationId, db, async (tx) => {
           const allocation = await lockAllocation(tx, allocationId);
           if (!allocation || allocation.currentOperationId !== operationId) return;
           const operation = await getOperation(tx, operationId);
@@ -54,8 +70,8 @@ async function expireOperation(
 const DEADLINE = 'deadline_exceeded';
 
 /**
- * Fails what serves on a host that has been silent for the time that the site allows. Work may still run there: the
- * claim stays until the host or a person says otherwise.
+ * Fails what serves on a host that has been silent for the time that the site allows, all of which somebody listened.
+ * Work may still run there: the claim stays until the host or a person says otherwise.
  */
 export function lostRuntimesJob(services: LifecycleServices, policies: Pick<Policies, 'policyNumber'>): PeriodicJob {
   return {
@@ -63,10 +79,12 @@ export function lostRuntimesJob(services: LifecycleServices, policies: Pick<Poli
     everyMilliseconds: 60_000,
     async run(db: Reader, ctx, signal) {
       const seconds = await policies.policyNumber(db, 'allocation.runtime_lost_after_seconds', {});
-      const silentSince = new Date(ctx.clock.now().getTime() - seconds * 1000);
+      const now = ctx.clock.now();
+      const silentSince = new Date(now.getTime() - seconds * 1000);
+      if ((await continueWatch(db, now)) > silentSince) return;
       for (const { allocationId } of await findLostRuntimes(db, silentSince, BATCH)) {
         if (signal.aborted) return;
-        await inTransaction(db, async (tx) => {
+        await apart(ctx, allocationId, db, async (tx) => {
           const allocation = await lockAllocation(tx, allocationId);
           if (!allocation || !isMetered(allocation.status) || allocation.nodeId === null) return;
           const lastSeenAt = await lastSignOfLife(tx, allocation.nodeId);

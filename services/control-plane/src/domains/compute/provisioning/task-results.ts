@@ -91,7 +91,8 @@ async function endLaunch(
     return failLaunch(tx, ctx, services, allocation, reasonOf(outcome));
   }
   // Its address is the one that the operator registered: what a host says of itself must not send tenants elsewhere.
-  return activate(tx, ctx, services, allocation, { keySetVersion: output.data.authorized_keys.version });
+  const keySetVersion = Math.min(output.data.authorized_keys.version, allocation.keySetVersion);
+  return activate(tx, ctx, services, allocation, { keySetVersion });
 }
 
 const SSH_PORT = 22;

@@ -8,6 +8,8 @@ export interface NodeFacts {
   readonly lastSeenAt: Date | null;
   /** of the allocation that holds the node; null where none does */
   readonly occupant: AllocationStatus | null;
+  /** slots that could be taken, and slots that somebody holds; null where the node is not sold in slices */
+  readonly slices: { readonly free: number; readonly claimed: number } | null;
   /** the oldest poll that still counts */
   readonly freshSince: Date;
 }
@@ -35,14 +37,14 @@ export function readinessOf(node: NodeFacts): Readiness {
       if (node.lastSeenAt === null || node.lastSeenAt < node.freshSince) {
         return blocked('agent_unreachable', 'node_agent_unreachable', 'the node does not answer');
       }
-      return node.occupant === null
+      return node.occupant === null && (node.slices === null || node.slices.free > 0)
         ? { state: 'ready', schedulable: true, severity: 'ok', reason_code: 'ready', summary: 'ready' }
         : {
             state: 'capacity_exhausted',
             schedulable: false,
             severity: 'info',
             reason_code: 'no_schedulable_gpu_capacity',
-            summary: 'the node is taken',
+            summary: 'the node has nothing free',
           };
     default:
       return assertNever(node.status);
@@ -61,7 +63,8 @@ function notSchedulable(state: Readiness['state'], summary: string): Readiness {
 export function occupancyStatusOf(node: NodeFacts): Schema<'NodeSummary'>['occupancy_status'] {
   switch (node.occupant) {
     case null:
-      return readinessOf(node).schedulable ? 'available' : 'unavailable';
+      if (readinessOf(node).schedulable) return 'available';
+      return node.slices !== null && node.slices.claimed > 0 ? 'assigned' : 'unavailable';
     case 'requested':
     case 'provisioning':
       return 'reserved';

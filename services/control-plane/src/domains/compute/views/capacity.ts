@@ -1,5 +1,4 @@
 // Reads fleet's `nodes` and `node_heartbeats` beside compute's own tables, and changes nothing.
-import type { NodeId } from '@gpuaas/kernel';
 import { HEARTBEAT_FRESH_SECONDS } from '@gpuaas/node-protocol';
 import { sql } from 'kysely';
 import type { Reader } from '../../../spine/operation.js';
@@ -39,17 +38,6 @@ export async function hasUnclaimedHost(reader: Reader, wish: Omit<CapacityWish, 
     .limit(1);
   if (wish.regionCode !== null) query = query.where('region_code', '=', wish.regionCode);
   return (await query.executeTakeFirst()) !== undefined;
-}
-
-/** What a node is sold as; null where there is no such node. */
-export async function findNodeOffer(reader: Reader, nodeId: NodeId): Promise<{ readonly sku: string } | null> {
-  const row = await reader
-    .selectFrom('nodes')
-    .select('sku')
-    .where('id', '=', nodeId)
-    .where('removed_at', 'is', null)
-    .executeTakeFirst();
-  return row ?? null;
 }
 
 /** Whether the fleet has anything in the region at all. */

@@ -1,4 +1,5 @@
-// Reads fleet's `nodes` and `node_heartbeats` beside compute's own tables, and changes nothing.
+// Reads fleet's `nodes`, `node_heartbeats`, `node_facts` and `gpuaas_node_resource_slots` beside compute's own tables,
+// and changes nothing.
 import type { Schema } from '@gpuaas/contract';
 import { HEARTBEAT_FRESH_SECONDS } from '@gpuaas/node-protocol';
 import { sql } from 'kysely';
@@ -14,6 +15,7 @@ const selectNodes = (reader: Reader) =>
   reader
     .selectFrom('nodes')
     .leftJoin('node_heartbeats as heartbeat', 'heartbeat.node_id', 'nodes.id')
+    .leftJoin('node_facts as facts', 'facts.node_id', 'nodes.id')
     .select([
       'nodes.id',
       'nodes.sku',
@@ -22,6 +24,9 @@ const selectNodes = (reader: Reader) =>
       'nodes.region_code',
       'nodes.onboarding_mode',
       'nodes.created_at',
+      'nodes.slice_mode',
+      'nodes.open_claims',
+      'facts.carries_slices',
       'heartbeat.last_seen_at',
     ])
     .select((eb) =>
@@ -34,6 +39,14 @@ const selectNodes = (reader: Reader) =>
         .where('claim.kind', '=', 'node_exclusive')
         .limit(1)
         .as('occupant'),
+    )
+    .select((eb) =>
+      eb
+        .selectFrom('gpuaas_node_resource_slots as slot')
+        .select((slot) => slot.fn.countAll<bigint>().as('count'))
+        .whereRef('slot.node_id', '=', 'nodes.id')
+        .where('slot.schedulable', '=', true)
+        .as('free_slots'),
     );
 
 export type NodeRow = Awaited<ReturnType<ReturnType<typeof selectNodes>['executeTakeFirstOrThrow']>>;
@@ -95,6 +108,9 @@ export function nodeSummaryView(row: NodeRow, now: Date): Schema<'NodeSummary'> 
     status: row.status,
     lastSeenAt: row.last_seen_at,
     occupant: row.occupant,
+    slices: row.slice_mode
+      ? { free: row.carries_slices === true ? Number(row.free_slots ?? 0n) : 0, claimed: row.open_claims }
+      : null,
     freshSince: freshSince(now),
   };
   return {
@@ -104,7 +120,7 @@ export function nodeSummaryView(row: NodeRow, now: Date): Schema<'NodeSummary'> 
     gpus_total: row.gpus_total,
     status: row.status,
     occupancy_status: occupancyStatusOf(facts),
-    in_use: row.occupant !== null,
+    in_use: row.open_claims > 0,
     readiness: readinessOf(facts),
     region_code: row.region_code,
     onboarding_mode: row.onboarding_mode,
