@@ -52,7 +52,7 @@ const ROUNDS = 5;
  * order of ids. A host that turns out not to fit is let go of at once.
  */
 export async function lockFreeSlots(tx: Tx, wish: SliceWish): Promise<readonly FreeSlice[]> {
-  if (wish.nodeId !== null) return placesOn(tx, await lockNamedNode(tx, wish.nodeId, wish), wish, wish.count);
+  if (wish.nodeId !== null) return takeOnNamedNode(tx, wish.nodeId, wish);
   if (wish.count < 1) return [];
   await sql`SAVEPOINT free_slices`.execute(tx);
   const found = await takeUnlocked(tx, wish);
@@ -212,7 +212,7 @@ async function lockSchedulable(tx: Tx, nodeId: NodeId, sku: string): Promise<rea
   });
 }
 
-async function lockNamedNode(tx: Tx, nodeId: NodeId, wish: SliceWish): Promise<Host> {
+async function takeOnNamedNode(tx: Tx, nodeId: NodeId, wish: SliceWish): Promise<readonly FreeSlice[]> {
   const node = await lockNode(tx, nodeId);
   const current = { current_status: node.status };
   if (node.status !== 'active') throw refuse('node_offline', { reason: `node_is_${node.status}`, ...current });
@@ -233,7 +233,13 @@ async function lockNamedNode(tx: Tx, nodeId: NodeId, wish: SliceWish): Promise<H
     .where('node_id', '=', nodeId)
     .executeTakeFirst();
   if (facts?.carries_slices !== true) throw refuse('sku_unavailable', { reason: 'readiness_blocked', ...current });
-  return { id: node.id, regionCode: node.regionCode };
+  const places = await placesOn(tx, { id: node.id, regionCode: node.regionCode }, wish, wish.count);
+  if (places.length === 0) {
+    throw node.openClaims > 0
+      ? refuse('node_in_use', { reason: 'node_slots_taken', ...current })
+      : refuse('sku_unavailable', { reason: 'no_single_node_fit', ...current });
+  }
+  return places;
 }
 
 export interface SliceRoom {
