@@ -715,6 +715,12 @@ export interface RuntimeBundles {
   updated_at: Generated<Timestamp>;
 }
 
+export interface RuntimeWatch {
+  only_row: Generated<boolean>;
+  since: Timestamp;
+  until: Timestamp;
+}
+
 export interface SchemaMigrations {
   name: string;
   checksum: string;
@@ -1008,6 +1014,7 @@ export interface Database {
   refresh_tokens: RefreshTokens;
   restriction_history: RestrictionHistory;
   runtime_bundles: RuntimeBundles;
+  runtime_watch: RuntimeWatch;
   schema_migrations: SchemaMigrations;
   service_account_keys: ServiceAccountKeys;
   service_accounts: ServiceAccounts;

@@ -1,7 +1,7 @@
 import type { CallContext, Tx } from '../../spine/operation.js';
 import { publish } from '../../spine/outbox.js';
 import { walletEntry, walletMovements } from './rules/journal.js';
-import type { RatedWindow } from './rules/rating.js';
+import { overcharged, type RatedWindow } from './rules/rating.js';
 import { dropHolds } from './store/holds.js';
 import { postEntries } from './store/journal.js';
 import { insertRatedLines, type MeteredUsage, saveUsageProgress } from './store/usage.js';
@@ -76,6 +76,45 @@ export async function chargeRatings(tx: Tx, ctx: CallContext, ratings: readonly 
         currency: movement.currency,
         charged_minor: (-movement.amountMinor).toString(),
       })),
+    },
+  });
+}
+
+/**
+ * Gives back what a locked record was charged for the time after `servedUntil`. Lines are never edited: the wallet gets
+ * an entry of its own, once a record.
+ */
+export async function reverseCharges(
+  tx: Tx,
+  ctx: CallContext,
+  usage: MeteredUsage,
+  servedUntil: Date,
+): Promise<void> {
+  const amountMinor = overcharged(usage, servedUntil);
+  if (amountMinor <= 0n) return;
+  const wallet = { tenantId: usage.tenantId, userId: usage.userId, currency: usage.currency };
+  await postEntries(tx, ctx, [
+    walletEntry({
+      kind: 'usage_reversal',
+      wallet,
+      projectId: usage.projectId,
+      amountMinor,
+      idempotencyKey: `usage_reversal:${usage.id}`,
+      referenceType: 'usage_record',
+      referenceId: usage.id,
+    }),
+  ]);
+  await publish(tx, ctx, {
+    type: 'platform.billing.usage.reversed',
+    aggregateType: 'usage_record',
+    aggregateId: usage.id,
+    payload: {
+      tenant_id: wallet.tenantId,
+      user_id: wallet.userId,
+      currency: wallet.currency,
+      allocation_id: usage.allocationId,
+      reversed_minor: amountMinor.toString(),
+      served_until: servedUntil.toISOString(),
     },
   });
 }

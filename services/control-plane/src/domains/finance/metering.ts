@@ -1,6 +1,6 @@
 import type { AllocationId, ProjectId, TenantId, UserId } from '@gpuaas/kernel';
 import type { CallContext, Tx } from '../../spine/operation.js';
-import { chargeRatings } from './charging.js';
+import { chargeRatings, reverseCharges } from './charging.js';
 import { RATING_RULE, rateUsage } from './rules/rating.js';
 import { dropHolds } from './store/holds.js';
 import { ensurePriceVersion } from './store/price-versions.js';
@@ -26,6 +26,8 @@ export interface MeteringStart {
 export interface MeteringStop {
   readonly allocationId: AllocationId;
   readonly endedAt: Date;
+  /** Nothing was served after `endedAt`: what is charged already for the time after it is given back. */
+  readonly givesBack?: boolean;
 }
 
 /** Billable time begins and ends in the very transaction of the state change that begins and ends it. */
@@ -34,8 +36,8 @@ export interface Metering {
   start(tx: Tx, ctx: CallContext, usage: MeteringStart): Promise<void>;
   /**
    * Ends the metering and charges what is not yet rated; gives the launch's hold free. Nothing happens where nothing is
-   * metered. Locks the record, then its wallet. Time that is already charged is not given back: an end before it is
-   * moved to it.
+   * metered. Locks the record, then its wallet. What is charged stays charged, and an end before it is moved to it;
+   * with `givesBack` the wallet gets the difference back as an entry of its own.
    */
   stop(tx: Tx, ctx: CallContext, usage: MeteringStop): Promise<void>;
 }
@@ -56,11 +58,12 @@ export const metering: Metering = {
     );
   },
 
-  async stop(tx, ctx, { allocationId, endedAt }) {
+  async stop(tx, ctx, { allocationId, endedAt, givesBack }) {
     const usage = await lockOpenUsage(tx, allocationId);
     if (usage === null) return dropHolds(tx, [allocationId]);
     const billedUntil = usage.lastBilledAt ?? usage.startTime;
     const endTime = new Date(Math.max(endedAt.getTime(), billedUntil.getTime()));
     await chargeRatings(tx, ctx, [{ usage, windows: rateUsage(usage, endTime), endTime, nextRateAt: null }]);
+    if (givesBack === true && endedAt < billedUntil) await reverseCharges(tx, ctx, usage, endedAt);
   },
 };

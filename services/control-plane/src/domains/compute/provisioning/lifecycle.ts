@@ -229,7 +229,7 @@ async function endUnserved(
 ): Promise<void> {
   const to = expected(allocation.status, cause);
   const now = ctx.clock.now();
-  await settle(tx, ctx, services, allocation, to, servedUntil ?? now);
+  await settle(tx, ctx, services, allocation, to, servedUntil ?? now, servedUntil !== undefined);
   await move(tx, ctx, services, {
     allocation,
     to,
@@ -424,8 +424,8 @@ async function secondsLeft(tx: Tx, allocation: LockedAllocation, now: Date): Pro
 
 /**
  * Money goes with the status: the usage window is open exactly while the allocation is metered, from and to the moment
- * `at` of the move, and the hour that was set aside at launch is given back where it never served. Wallets are locked
- * before claims and nodes.
+ * `at` of the move, and the hour that was set aside at launch is given back where it never served; with `givesBack` so
+ * is what was charged already for the time after `at`. Wallets are locked before claims and nodes.
  */
 async function settle(
   tx: Tx,
@@ -434,6 +434,7 @@ async function settle(
   allocation: LockedAllocation,
   to: AllocationStatus,
   at: Date,
+  givesBack = false,
 ): Promise<void> {
   switch (meteringEffect(allocation.status, to)) {
     case 'start':
@@ -454,8 +455,8 @@ async function settle(
     case 'stop':
       await services.metering.stop(tx, ctx, {
         allocationId: allocation.id,
-        endedAt: servedUntil ?? now,
-        givesBack: servedUntil !== undefined,
+        endedAt: at,
+        givesBack,
       });
       return;
     case 'none':

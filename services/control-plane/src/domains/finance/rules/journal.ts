@@ -11,6 +11,7 @@ export type LedgerAccount =
 export type WalletEntryKind =
   | 'payment_credit'
   | 'usage_charge'
+  | 'usage_reversal'
   | 'tax_charge'
   | 'admin_credit'
   | 'admin_debit'
@@ -50,6 +51,7 @@ export interface JournalEntry {
 const CHART: Record<WalletEntryKind, { readonly wallet: '+' | '-'; readonly contra: LedgerAccount }> = {
   payment_credit: { wallet: '+', contra: 'clearing:stripe' },
   usage_charge: { wallet: '-', contra: 'revenue:usage' },
+  usage_reversal: { wallet: '+', contra: 'revenue:usage' },
   tax_charge: { wallet: '-', contra: 'tax_payable' },
   admin_credit: { wallet: '+', contra: 'credits_granted' },
   admin_debit: { wallet: '-', contra: 'credits_granted' },

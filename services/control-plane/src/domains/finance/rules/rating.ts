@@ -66,6 +66,14 @@ export function unratedCost(usage: RateableUsage & { readonly endTime: Date | nu
   return until <= billed ? 0n : costAfter(usage, BigInt(until - start)) - costAfter(usage, BigInt(billed - start));
 }
 
+/** What of the charges so far is for the time after `servedUntil`. */
+export function overcharged(usage: RateableUsage, servedUntil: Date): bigint {
+  const start = usage.startTime.getTime();
+  const billed = (usage.lastBilledAt ?? usage.startTime).getTime();
+  if (servedUntil.getTime() >= billed) return 0n;
+  return costAfter(usage, BigInt(billed - start)) - costAfter(usage, BigInt(servedUntil.getTime() - start));
+}
+
 /** The end of the last rating window that is over at `now`; windows are aligned to UTC and `windowSeconds` long. */
 export function lastWindowEnd(now: Date, windowSeconds: number): Date {
   const length = windowSeconds * 1000;
