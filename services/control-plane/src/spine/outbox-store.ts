@@ -109,6 +109,29 @@ export interface DeliveryFailure {
   readonly error: string;
 }
 
+/** Ends our claim on an event with an attempt that failed. */
+function giveBack(
+  db: Reader,
+  claimedBy: string,
+  event: ClaimedEvent,
+  failures: readonly DeliveryFailure[],
+  next: { readonly status: 'pending' | 'failed'; readonly next_attempt_at: Date | null },
+) {
+  return db
+    .updateTable('outbox_events')
+    .set((eb) => ({
+      ...next,
+      claimed_by: null,
+      claimed_until: null,
+      retry_count: event.retry_count + 1,
+      attempts_total: eb('attempts_total', '+', 1),
+      error: describe(failures),
+    }))
+    .where('id', '=', event.id)
+    .where('status', '=', 'publishing')
+    .where('claimed_by', '=', claimedBy);
+}
+
 /** Puts an event off until `nextAttemptAt`. */
 export async function settleForRetry(
   db: Reader,
@@ -117,21 +140,7 @@ export async function settleForRetry(
   failures: readonly DeliveryFailure[],
   nextAttemptAt: Date,
 ): Promise<void> {
-  await db
-    .updateTable('outbox_events')
-    .set((eb) => ({
-      status: 'pending',
-      claimed_by: null,
-      claimed_until: null,
-      retry_count: event.retry_count + 1,
-      attempts_total: eb('attempts_total', '+', 1),
-      next_attempt_at: nextAttemptAt,
-      error: describe(failures),
-    }))
-    .where('id', '=', event.id)
-    .where('status', '=', 'publishing')
-    .where('claimed_by', '=', claimedBy)
-    .execute();
+  await giveBack(db, claimedBy, event, failures, { status: 'pending', next_attempt_at: nextAttemptAt }).execute();
 }
 
 /** Gives an event up: one dead letter for each consumer that failed, in the same transaction. */
@@ -141,20 +150,7 @@ export async function settleAsFailed(
   event: ClaimedEvent,
   failures: readonly DeliveryFailure[],
 ): Promise<void> {
-  const settled = await tx
-    .updateTable('outbox_events')
-    .set((eb) => ({
-      status: 'failed',
-      claimed_by: null,
-      claimed_until: null,
-      retry_count: event.retry_count + 1,
-      attempts_total: eb('attempts_total', '+', 1),
-      next_attempt_at: null,
-      error: describe(failures),
-    }))
-    .where('id', '=', event.id)
-    .where('status', '=', 'publishing')
-    .where('claimed_by', '=', claimedBy)
+  const settled = await giveBack(tx, claimedBy, event, failures, { status: 'failed', next_attempt_at: null })
     .returning('id')
     .executeTakeFirst();
   if (!settled) return;

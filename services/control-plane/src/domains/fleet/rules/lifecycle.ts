@@ -79,10 +79,6 @@ export function decideDrained(node: {
 export const DRAIN_INTENTS = ['maintenance', 'retire', 'agent_upgrade', 'decommission'] as const;
 export type DrainIntent = (typeof DRAIN_INTENTS)[number];
 
-export function parseDrainIntent(value: string | null): DrainIntent | null {
-  return DRAIN_INTENTS.find((intent) => intent === value) ?? null;
-}
-
 export type RecoveryAction = Schema<'AdminNodeLifecycleRecoveryAction'>;
 
 /** What resuming a stuck transition means for its newest task. */

@@ -145,9 +145,3 @@ function isNodeStatus(value: string): value is NodeStatus {
 }
 
 export const nodeStatuses: readonly NodeStatus[] = Object.keys(MOVES).filter(isNodeStatus);
-
-/** Reads a status out of the database, where a constraint holds it to the list. */
-export function parseNodeStatus(value: string): NodeStatus {
-  if (!isNodeStatus(value)) throw new Error(`the database holds an unknown node status ${JSON.stringify(value)}`);
-  return value;
-}

@@ -38,15 +38,6 @@ export function advanceTask(from: NodeTaskStatus, event: NodeTaskEvent): NodeTas
 
 export const LIVE_TASK_STATUSES = ['queued', 'dispatched'] as const satisfies readonly NodeTaskStatus[];
 
-export function parseTaskStatus(value: string): NodeTaskStatus {
-  if (!isTaskStatus(value)) throw new Error(`the database holds an unknown task status ${JSON.stringify(value)}`);
-  return value;
-}
-
-function isTaskStatus(value: string): value is NodeTaskStatus {
-  return Object.hasOwn(MOVES, value);
-}
-
 const EVENT_OF_RESULT: Readonly<Record<TaskResultStatus, 'succeed' | 'fail' | 'reject'>> = {
   success: 'succeed',
   failed: 'fail',

@@ -114,38 +114,9 @@ export async function upsertSlots(tx: Tx, nodeId: NodeId, slots: readonly SlotCo
     .execute();
 }
 
-/** Everything that a declaration says anew. */
-const REPLACED = [
-  'parent_slot_id',
-  'status',
-  'capacity_shape',
-  'sku',
-  'sharing_model',
-  'profile_name',
-  'accelerator_vendor',
-  'accelerator_model',
-  'gpu_index',
-  'gpu_uuid',
-  'pci_address',
-  'numa_node',
-  'nvme_device',
-  'nvme_wwn',
-  'fabric_kind',
-  'fabric_device',
-  'fabric_vf_pci_address',
-  'vcpu_count',
-  'memory_mib',
-  'gpu_memory_mib',
-  'compute_milli',
-  'max_claims',
-  'mac_address',
-  'private_ip',
-  'health_state',
-  'health_detail',
-  'capacity_metadata',
-  'approved',
-  'updated_at',
-] as const;
+/** What a declaration leaves as it was; it says everything else anew. */
+const KEPT: readonly string[] = ['id', 'node_id', 'slot_index', 'claimed_by', 'created_at'];
+const REPLACED = [...COLUMNS.filter((column) => !KEPT.includes(column)), 'approved' as const];
 
 /** Whether the node is sold in slices: exactly while a slot of it is in use at all. The caller has locked the node. */
 export async function keepSliceMode(tx: Tx, nodeId: NodeId, now: Date): Promise<boolean> {

@@ -1,5 +1,4 @@
 import type { Schema } from '@gpuaas/contract';
-import type { NodeId } from '@gpuaas/kernel';
 import { toWireTime } from '../../../spine/wire.js';
 import { isSchedulable } from '../rules/freshness.js';
 import type { NodeStatus } from '../rules/node-state.js';
@@ -46,8 +45,6 @@ export interface SlotTally {
   readonly carriesSlices: boolean;
   readonly counts: readonly SlotCount[];
 }
-
-export type SlotTallies = ReadonlyMap<NodeId, SlotTally>;
 
 /** The slots of a node by status, in all and by what they are sold as; null for a node that has none. */
 export function slotSummary(
