@@ -111,10 +111,12 @@ function accountOf(runtime: Runtime) {
 }
 
 /** The slots as they were when they were taken; what stands in a claim was written by an admission. */
-function slotsOf(allocationId: AllocationId, claims: readonly SlotClaim[]): TaskParams<'slice.vm_release'> {
+export function slotsOf(allocationId: AllocationId, claims: readonly SlotClaim[]): TaskParams<'slice.vm_release'> {
+  const policies = claims.map((claim) => claim.snapshot.wipe_policy);
   return NODE_TASKS['slice.vm_release'].params.parse({
     allocation_id: allocationId,
     slots: claims.map((claim) => claim.snapshot.slot),
-    wipe_policy: claims[0]?.snapshot.wipe_policy,
+    // One task wipes all disks of a guest in one way: the thorough one where any of them asks for it.
+    wipe_policy: policies.includes('nvme_format') ? 'nvme_format' : policies[0],
   });
 }

@@ -3,13 +3,17 @@ import type { z } from 'zod';
 import type { CallContext, Tx } from '../../../spine/operation.js';
 import type { FinishedNodeTask, NodeTaskOutcome } from '../ports.js';
 import { hasRuntime } from '../rules/allocation-state.js';
+import { areWiped, decideGuestUp } from '../rules/guest.js';
 import { KEY_SYNC_ATTEMPTS } from '../rules/operation-state.js';
 import { type LockedAllocation, lockAllocation } from '../store/allocations.js';
+import { openSlotClaims } from '../store/claims.js';
 import { recordKeySetApplied, recordKeySyncFailed } from '../store/keys.js';
+
 import { appendEvent } from '../store/moves.js';
 import { finishBundle } from '../store/runtime-bundles.js';
 import { syncKeys } from './key-sync.js';
 import { activate, endTeardown, failLaunch, failRestart, type LifecycleServices } from './lifecycle.js';
+import { slotsOf } from './runtime-tasks.js';
 
 export interface TaskResult {
   readonly task: FinishedNodeTask;
@@ -80,10 +84,12 @@ async function endLaunch(
   // Failed by its deadline meanwhile: the teardown that follows it takes away what the host has just made.
   if (allocation.status !== 'requested' && allocation.status !== 'provisioning') return;
   if (allocation.capacityShape === 'gpu_slice') {
-    const guest = guestOf(NODE_TASKS['slice.vm_provision'].output.safeParse(outcome.output), outcome);
+    const output = NODE_TASKS['slice.vm_provision'].output.safeParse(outcome.output);
+    const guest = await guestOf(tx, allocation, output, outcome);
     if (!guest.ok) return failLaunch(tx, ctx, services, allocation, guest.reason);
     // The guest was made with the keys that its launch named.
     const params = NODE_TASKS['slice.vm_provision'].params.parse(task.params);
+    await appendEvent(tx, allocation, { name: 'ssh_ready', status: 'succeeded' }, ctx.clock.now());
     return activate(tx, ctx, services, allocation, { keySetVersion: params.key_set_version, address: guest.address });
   }
   const output = NODE_TASKS['allocation.provision_user'].output.safeParse(outcome.output);
@@ -98,15 +104,20 @@ async function endLaunch(
 const SSH_PORT = 22;
 
 /** A guest serves once someone can log in to it. */
-function guestOf(
+async function guestOf(
+  tx: Tx,
+  allocation: LockedAllocation,
   output: z.ZodSafeParseResult<TaskOutput<'slice.vm_provision'>>,
   outcome: NodeTaskOutcome,
-): { ok: true; address: { host: string; port: number } } | { ok: false; reason: string } {
+): Promise<{ ok: true; address: { host: string; port: number } } | { ok: false; reason: string }> {
   if (outcome.status !== 'completed' || !output.success) return { ok: false, reason: reasonOf(outcome) };
-  const { private_ip: host, ssh_reachable: reachable } = output.data;
-  return host !== null && reachable
-    ? { ok: true, address: { host, port: SSH_PORT } }
-    : { ok: false, reason: 'readiness' };
+  const { slots } = slotsOf(allocation.id, await openSlotClaims(tx, allocation.id));
+  const { private_ip: privateIp, domstate: domainState, ssh_reachable: sshReachable } = output.data;
+  const proof = decideGuestUp(
+    { privateIp, domainState, sshReachable },
+    slots.flatMap((slot) => slot.private_ip ?? []),
+  );
+  return proof.ok ? { ok: true, address: { host: proof.host, port: SSH_PORT } } : proof;
 }
 
 async function endRestart(
@@ -118,8 +129,12 @@ async function endRestart(
 ): Promise<void> {
   if (!isCurrent(allocation, task) || allocation.status !== 'restarting') return;
   if (allocation.capacityShape === 'gpu_slice') {
-    const guest = guestOf(NODE_TASKS['slice.restart'].output.safeParse(outcome.output), outcome);
+    const output = NODE_TASKS['slice.restart'].output.safeParse(outcome.output);
+    const guest = await guestOf(tx, allocation, output, outcome);
     if (!guest.ok) return failRestart(tx, ctx, services, allocation, guest.reason);
+    if (output.data?.boot_id === output.data?.previous_boot_id) {
+      return failRestart(tx, ctx, services, allocation, 'not_restarted');
+    }
     return activate(tx, ctx, services, allocation, { keySetVersion: null, address: guest.address });
   }
   const output = NODE_TASKS['allocation.restart'].output.safeParse(outcome.output);
@@ -141,10 +156,16 @@ async function endRelease(
   { task, outcome }: TaskResult,
 ): Promise<void> {
   if (!isCurrent(allocation, task)) return;
-  const sliced = allocation.capacityShape === 'gpu_slice';
-  const output = NODE_TASKS[sliced ? 'slice.vm_release' : 'allocation.deprovision_user'].output.safeParse(
-    outcome.output,
-  );
+  if (allocation.capacityShape === 'gpu_slice') {
+    const output = NODE_TASKS['slice.vm_release'].output.safeParse(outcome.output);
+    const { slots } = NODE_TASKS['slice.vm_release'].params.parse(task.params);
+    const clean = outcome.status === 'completed' && output.success && output.data.clean;
+    // Whoever comes next must not find a stranger's data, whatever the host calls clean.
+    const proven = clean && areWiped(slots, output.data.wiped);
+    const reason = clean ? 'disks_not_wiped' : output.success && !output.data.clean ? 'leftovers' : reasonOf(outcome);
+    return endTeardown(tx, ctx, services, allocation, { proven, reason });
+  }
+  const output = NODE_TASKS['allocation.deprovision_user'].output.safeParse(outcome.output);
   const proven = outcome.status === 'completed' && output.success && output.data.clean;
   const reason = output.success && !output.data.clean ? 'leftovers' : reasonOf(outcome);
   return endTeardown(tx, ctx, services, allocation, { proven, reason });
