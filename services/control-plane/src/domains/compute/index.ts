@@ -15,6 +15,7 @@ import { skuOperations } from './operations/skus.js';
 import { taskOperations } from './operations/tasks.js';
 import type { RecordListPrice } from './ports.js';
 import { accessSubscribers } from './provisioning/access-events.js';
+import { depletedWalletSubscriber } from './provisioning/depleted-wallets.js';
 import { markProvisioning } from './provisioning/lifecycle.js';
 import { lostRuntimesJob, overdueOperationsJob } from './provisioning/sweeps.js';
 import { type AllocationTaskResults, createTaskResults } from './provisioning/task-results.js';
@@ -113,7 +114,7 @@ export function createComputeDomain(dependencies: ComputeDependencies): ComputeD
       ...launchOperations(dependencies),
       ...operatorOperations(dependencies),
     },
-    subscribers: accessSubscribers(dependencies.fleet),
+    subscribers: [...accessSubscribers(dependencies.fleet), depletedWalletSubscriber(dependencies)],
     periodicJobs: [overdueOperationsJob(dependencies), lostRuntimesJob(dependencies, dependencies.policies)],
     admit: (tx, ctx, intent) => admit(tx, ctx, dependencies, intent),
     occupancyOf,

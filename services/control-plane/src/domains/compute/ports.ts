@@ -54,6 +54,11 @@ export interface FundsPort {
   ): Promise<FundsDecision>;
   /** Gives an hour back that was set aside and is no longer needed. May be repeated. */
   release(tx: Tx, allocationId: AllocationId): Promise<void>;
+  /** Whether the wallet has run dry and was not topped up since. */
+  isDepleted(
+    reader: Reader,
+    wallet: { readonly tenantId: string; readonly userId: string; readonly currency: string },
+  ): Promise<boolean>;
 }
 
 export interface MeteringPort {

@@ -4,6 +4,7 @@ import { decideFunds } from './rules/funds.js';
 import { type Wallet, walletKey } from './rules/journal.js';
 import { launchBar, type RestrictionScopeType, type RestrictionState } from './rules/restriction.js';
 import { dropHolds, putHolds } from './store/holds.js';
+import { postureOf } from './store/postures.js';
 import { restrictionsOf } from './store/restrictions.js';
 import { type BillingAccount, billingAccountOf, lockSpendingWallets, walletFundsOf } from './store/wallets.js';
 
@@ -48,6 +49,8 @@ export interface FundsGate {
   holdMany(tx: Tx, requests: readonly HoldRequest[]): Promise<FundsDecision>;
   /** Gives the reserved hour of an allocation free; nothing happens where there is none. */
   release(tx: Tx, allocationId: AllocationId): Promise<void>;
+  /** Whether the wallet has run dry and was not topped up since. */
+  isDepleted(reader: Reader, wallet: Wallet): Promise<boolean>;
 }
 
 export function createFundsGate({ clock }: { readonly clock: Clock }): FundsGate {
@@ -77,6 +80,8 @@ export function createFundsGate({ clock }: { readonly clock: Clock }): FundsGate
     },
 
     release: (tx, allocationId) => dropHolds(tx, [allocationId]),
+
+    isDepleted: async (reader, wallet) => (await postureOf(reader, wallet)) === 'depleted',
   };
   return gate;
 }

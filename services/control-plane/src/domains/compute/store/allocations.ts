@@ -117,6 +117,25 @@ export async function lockAllocations(tx: Tx, ids: readonly string[]): Promise<L
   return rows.map(locked);
 }
 
+/** What a wallet pays for or would pay for again after a restart, of what there was at `at`. Locks nothing. */
+export async function findPaidAllocations(
+  reader: Reader,
+  wallet: { readonly tenantId: string; readonly userId: string; readonly currency: string },
+  at: Date,
+): Promise<readonly string[]> {
+  const rows = await reader
+    .selectFrom('allocations')
+    .select('id')
+    .where('requested_by_user_id', '=', wallet.userId)
+    .where('tenant_id', '=', wallet.tenantId)
+    .where('currency', '=', wallet.currency)
+    .where('status', 'in', ['requested', 'provisioning', 'active', 'restarting', 'restart_failed'])
+    .where('unit_price_minor', '>', 0n)
+    .where('created_at', '<=', at)
+    .execute();
+  return rows.map((row) => row.id);
+}
+
 /** Whether the allocation still occupies hardware. */
 export async function hasOpenClaims(tx: Tx, allocationId: AllocationId): Promise<boolean> {
   const row = await tx

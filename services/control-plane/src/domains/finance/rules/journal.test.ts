@@ -5,6 +5,7 @@ import { type WalletEntryKind, walletEntry, walletMovements } from './journal.js
 const KINDS: readonly WalletEntryKind[] = [
   'payment_credit',
   'usage_charge',
+  'usage_reversal',
   'tax_charge',
   'admin_credit',
   'admin_debit',
@@ -15,6 +16,7 @@ const KINDS: readonly WalletEntryKind[] = [
   'chargeback_reversal',
 ];
 const INTO_THE_WALLET: readonly WalletEntryKind[] = [
+  'usage_reversal',
   'payment_credit',
   'admin_credit',
   'refund_reversal',

@@ -76,8 +76,8 @@ export async function readPostures(
   }));
 }
 
-/** Whether the wallet was last seen in another posture than healthy. */
-export async function isUnwell(reader: Reader, wallet: Wallet): Promise<boolean> {
+/** The posture in which the wallet was last seen; healthy where it never was. */
+export async function postureOf(reader: Reader, wallet: Wallet): Promise<WalletPosture> {
   const row = await reader
     .selectFrom('wallet_postures')
     .select('posture')
@@ -85,7 +85,12 @@ export async function isUnwell(reader: Reader, wallet: Wallet): Promise<boolean>
     .where('user_id', '=', wallet.userId)
     .where('currency', '=', wallet.currency)
     .executeTakeFirst();
-  return row !== undefined && row.posture !== 'healthy';
+  return row?.posture ?? 'healthy';
+}
+
+/** Whether the wallet was last seen in another posture than healthy. */
+export async function isUnwell(reader: Reader, wallet: Wallet): Promise<boolean> {
+  return (await postureOf(reader, wallet)) !== 'healthy';
 }
 
 export interface PostureTransition {
