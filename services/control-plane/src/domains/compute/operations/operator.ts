@@ -1,4 +1,5 @@
 import type { RequestBody, Schema } from '@gpuaas/contract';
+import { assertNever } from '@gpuaas/kernel';
 import { HEARTBEAT_FRESH_SECONDS } from '@gpuaas/node-protocol';
 import {
   type CommandContext,
@@ -12,10 +13,11 @@ import { POLICY_DEFINITIONS, type Policies, setPolicyValue } from '../../../spin
 import { Refusal, refuse } from '../../../spine/refusal.js';
 import { toWireTime } from '../../../spine/wire.js';
 import type { AdmissionServices } from '../admission/admit.js';
-import { beginRelease, release } from '../provisioning/lifecycle.js';
-import { decideForceCleanup } from '../rules/force-cleanup.js';
+import { abandonLaunch, beginRelease, release } from '../provisioning/lifecycle.js';
+import { type CleanupEffect, decideForceCleanup } from '../rules/force-cleanup.js';
 import { CONCURRENCY_POLICY } from '../rules/limits.js';
 import { hasOpenClaims, type LockedAllocation, lockAllocation } from '../store/allocations.js';
+import { isBlocked } from '../store/claims.js';
 import { appendLimitVersion, findLatestLimitVersion } from '../store/limit-versions.js';
 import { claimedAllocationView, getClaimedAllocation } from '../views/allocation-view.js';
 import { lastSignOfLife } from '../views/lost-runtimes.js';
@@ -46,6 +48,8 @@ export function operatorOperations(services: AdmissionServices) {
       const before = await lockAny(tx, path.allocation_id);
       const decision = decideForceCleanup({
         status: before.status,
+        guest: before.capacityShape === 'gpu_slice',
+        blocked: await isBlocked(tx, before.id),
         occupies: await hasOpenClaims(tx, before.id),
         verifiedAbsent: body.runtime_verified_absent === true,
         hostResponds: await responds(tx, ctx, before),
@@ -58,12 +62,13 @@ export function operatorOperations(services: AdmissionServices) {
         });
       }
       // Nobody has to clean up any more; a host that comes back must not do it to whoever is there by then.
-      const teardown = await findQueuedTask(tx, before.id, before.currentOperationId);
-      if (teardown !== null) await services.fleet.withdrawNodeTask(tx, ctx, teardown);
-      const after = await release(tx, ctx, services, before);
+      const task = await findQueuedTask(tx, before.id, before.currentOperationId);
+      if (task !== null) await services.fleet.withdrawNodeTask(tx, ctx, task);
+      const after = await applyCleanup(tx, ctx, services, before, decision.effect);
       await auditLifecycle(tx, ctx, 'allocation.force_cleanup', before, after, {
         reason: body.reason,
-        runtime_verified_absent: true,
+        runtime_verified_absent: body.runtime_verified_absent === true,
+        effect: decision.effect,
       });
       return { status: 200, body: await releaseResponse(tx, ctx, before, after) };
     }),
@@ -80,6 +85,25 @@ async function lockAny(tx: Tx, id: string): Promise<LockedAllocation> {
   const allocation = await lockAllocation(tx, id);
   if (!allocation) throw refuse('allocation_not_found');
   return allocation;
+}
+
+function applyCleanup(
+  tx: Tx,
+  ctx: CommandContext,
+  services: AdmissionServices,
+  allocation: LockedAllocation,
+  effect: CleanupEffect,
+): Promise<LockedAllocation> {
+  switch (effect) {
+    case 'release':
+      return release(tx, ctx, services, allocation);
+    case 'fail_and_free':
+      return abandonLaunch(tx, ctx, services, allocation, { verifiedAbsent: true });
+    case 'fail_and_block':
+      return abandonLaunch(tx, ctx, services, allocation, { verifiedAbsent: false });
+    default:
+      return assertNever(effect);
+  }
 }
 
 async function responds(tx: Tx, ctx: CommandContext, allocation: LockedAllocation): Promise<boolean> {

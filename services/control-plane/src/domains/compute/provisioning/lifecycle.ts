@@ -203,7 +203,25 @@ export async function failLaunch(
   allocation: LockedAllocation,
   reason: string,
 ): Promise<void> {
-  await endUnserved(tx, ctx, services, allocation, 'fail', reason, 'failed');
+  const failed = await endUnserved(tx, ctx, services, allocation, 'fail', reason, 'failed');
+  await retryTeardown(tx, ctx, services, failed);
+}
+
+/**
+ * Ends a launch by an operator's word, without asking its host: what it occupies is free where someone has verified that
+ * nothing is there, and waits for such a word where nobody has.
+ */
+export async function abandonLaunch(
+  tx: Tx,
+  ctx: CallContext,
+  services: LifecycleServices,
+  allocation: LockedAllocation,
+  facts: { readonly verifiedAbsent: boolean },
+): Promise<LockedAllocation> {
+  const failed = await endUnserved(tx, ctx, services, allocation, 'fail', 'force_cleanup', 'failed');
+  if (facts.verifiedAbsent) await freeClaims(tx, ctx, services, failed);
+  else await blockClaims(tx, ctx, services, failed, 'runtime_absence_not_verified');
+  return failed;
 }
 
 /** The host of a serving allocation is gone for too long: nothing is billed from its last sign of life on. */
@@ -214,7 +232,8 @@ export async function loseRuntime(
   allocation: LockedAllocation,
   lastSeenAt: Date,
 ): Promise<void> {
-  await endUnserved(tx, ctx, services, allocation, 'lose', 'runtime_lost', 'runtime_lost', lastSeenAt);
+  const lost = await endUnserved(tx, ctx, services, allocation, 'lose', 'runtime_lost', 'runtime_lost', lastSeenAt);
+  await retryTeardown(tx, ctx, services, lost);
 }
 
 async function endUnserved(
@@ -226,7 +245,7 @@ async function endUnserved(
   reason: string,
   eventName: string,
   servedUntil?: Date,
-): Promise<void> {
+): Promise<LockedAllocation> {
   const to = expected(allocation.status, cause);
   const now = ctx.clock.now();
   await settle(tx, ctx, services, allocation, to, servedUntil ?? now, servedUntil !== undefined);
@@ -241,7 +260,7 @@ async function endUnserved(
   });
   const failed = { ...allocation, status: to };
   await publishAllocation(tx, ctx, 'failed', failed, { reason });
-  await retryTeardown(tx, ctx, services, failed);
+  return failed;
 }
 
 /** A restart that did not bring the runtime back. The claim stays; the owner may restart again or release. */

@@ -163,21 +163,41 @@ describe('the end of a teardown', () => {
 });
 
 describe('an operator’s word', () => {
-  it('counts only for what is stuck on a silent host, and only once someone has looked', () =>
+  const facts = fc.record({
+    status,
+    guest: fc.boolean(),
+    blocked: fc.boolean(),
+    occupies: fc.boolean(),
+    verifiedAbsent: fc.boolean(),
+    hostResponds: fc.boolean(),
+  });
+
+  it('counts for a whole host only where it is stuck and silent, and only once someone has looked', () =>
     fc.assert(
-      fc.property(
-        status,
-        fc.boolean(),
-        fc.boolean(),
-        fc.boolean(),
-        (current, occupies, verifiedAbsent, hostResponds) => {
-          const decision = decideForceCleanup({ status: current, occupies, verifiedAbsent, hostResponds });
-          if (!decision.ok) return;
-          expect([verifiedAbsent, hostResponds]).toEqual([true, false]);
-          expect(['releasing', 'release_failed', 'failed']).toContain(current);
-          if (current === 'failed') expect(occupies).toBe(true);
-        },
-      ),
+      fc.property(facts, (given) => {
+        const decision = decideForceCleanup({ ...given, guest: false });
+        if (!decision.ok) return;
+        expect(decision.effect).toBe('release');
+        expect([given.verifiedAbsent, given.hostResponds]).toEqual([true, false]);
+        expect(['releasing', 'release_failed', 'failed']).toContain(given.status);
+        if (given.status === 'failed') expect(given.occupies).toBe(true);
+      }),
+    ));
+
+  it('frees what a guest occupies only once someone has looked, and ends a guest that was not there yet', () =>
+    fc.assert(
+      fc.property(facts, (given) => {
+        const decision = decideForceCleanup({ ...given, guest: true });
+        const launching = given.status === 'requested' || given.status === 'provisioning';
+        if (launching) expect(decision.ok).toBe(true);
+        if (!decision.ok) return;
+        expect(decision.effect === 'fail_and_block').toBe(launching && !given.verifiedAbsent);
+        expect(decision.effect === 'release').toBe(!launching);
+        if (launching) return;
+        expect(given.verifiedAbsent).toBe(true);
+        // A host that still answers has the first word, unless it has spoken and could not clean up.
+        if (given.hostResponds) expect([given.status, given.blocked]).toEqual(['failed', true]);
+      }),
     ));
 });
 
