@@ -1,19 +1,25 @@
 import { X509Certificate } from 'node:crypto';
 import { existsSync } from 'node:fs';
-import { mkdir, readFile, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
+import type { Schema } from '@gpuaas/contract';
 import { createLogger, LOG_LEVELS, SettingsError } from '@gpuaas/kernel';
+import { ApiError } from '@gpuaas/sdk';
 import { z } from 'zod';
 import { SiteOperator } from './operator.js';
 import { siteSettings } from './settings.js';
 import { SimulatedHost } from './simulated-host.js';
+
+type NodeStatus = Schema<'NodeAdmin'>['status'];
 
 /** GPUs of a simulated host: one HGX board. */
 const GPUS_PER_HOST = 8;
 const READY_TIMEOUT_MILLISECONDS = 120_000;
 const READY_POLL_MILLISECONDS = 250;
 const STARTED_AT_ONCE = 4;
+/** What a host's own polls end. */
+const ON_THEIR_WAY: readonly NodeStatus[] = ['registered', 'bootstrap_issued', 'enrolling', 'offline'];
 const SPARE_LIFE_MILLISECONDS = 60_000;
 const AGENT_IDENTITY = z.object({ certificate_pem: z.string() });
 const AGENT_ENVIRONMENT = z.record(z.string(), z.string());
@@ -26,7 +32,8 @@ async function main(): Promise<void> {
   const operator = new SiteOperator({
     apiUrl: settings.GPUAAS_API_URL,
     username: settings.GPUAAS_OPERATOR_USERNAME,
-    passwordFile: settings.GPUAAS_OPERATOR_PASSWORD_FILE,
+    password: async () =>
+      settings.GPUAAS_OPERATOR_PASSWORD ?? (await passwordIn(settings.GPUAAS_OPERATOR_PASSWORD_FILE)),
   });
 
   const hosts: SimulatedHost[] = [];
@@ -49,15 +56,21 @@ async function main(): Promise<void> {
     await Promise.all(
       wanted.slice(first, first + STARTED_AT_ONCE).map(async (hostname) => {
         const nodeId = known.get(hostname) ?? (await registered(hostname));
-        const host = new SimulatedHost({ hostname, environment: await hostEnvironment(hostname, nodeId) });
-        if (stopping) return;
+        const environment = await hostEnvironment(hostname, nodeId).catch((error: unknown) => {
+          // An operator has taken it out of service for good; the rest of the site starts without it.
+          if (!(error instanceof ApiError)) throw error;
+          log.warn({ host: hostname, code: error.code, err: error }, 'a host gets no certificate and stays off');
+          return null;
+        });
+        if (environment === null || stopping) return;
+        const host = new SimulatedHost({ hostname, environment });
         hosts.push(host);
         started.push(nodeId);
         host.start();
       }),
     );
   }
-  await untilActive(started);
+  await untilInService(started);
   log.info({ hosts: started.length }, 'the simulated site is in service');
   process.send?.({ ready: { hosts: started.length } });
 
@@ -82,9 +95,15 @@ async function main(): Promise<void> {
     const nodeBundle = join(directory, 'node-ca.pem');
     const environmentFile = join(directory, 'agent.json');
     if (existsSync(environmentFile) && existsSync(join(state, 'identity.json'))) {
-      const known = AGENT_ENVIRONMENT.parse(JSON.parse(await readFile(environmentFile, 'utf8')));
-      if (await hasLivingCertificate(state)) return known;
-      return keep({ ...known, GPUAAS_ENROLLMENT_TOKEN: await operator.reissueEnrollment(nodeId) });
+      const kept = AGENT_ENVIRONMENT.parse(JSON.parse(await readFile(environmentFile, 'utf8')));
+      // The platform may listen elsewhere than at the last start.
+      const known: Record<string, string> = { ...kept, GPUAAS_API_URL: settings.GPUAAS_NODE_API_URL };
+      if (known.GPUAAS_NODE_ID === nodeId) {
+        if (await hasLivingCertificate(state)) return known;
+        return keep({ ...known, GPUAAS_ENROLLMENT_TOKEN: await operator.reissueEnrollment(nodeId) });
+      }
+      // The node that this host was is gone, and it comes back as another one.
+      await rm(directory, { recursive: true });
     }
 
     await mkdir(state, { recursive: true, mode: 0o700 });
@@ -109,13 +128,12 @@ async function main(): Promise<void> {
     }
   }
 
-  async function untilActive(nodeIds: readonly string[]): Promise<void> {
+  /** A host that an operator has cordoned, drained or retired stays as it is and is not waited for. */
+  async function untilInService(nodeIds: readonly string[]): Promise<void> {
     const deadline = Date.now() + READY_TIMEOUT_MILLISECONDS;
     for (;;) {
-      const active = new Set(
-        (await operator.listNodes()).filter((node) => node.status === 'active').map((node) => node.id),
-      );
-      const waiting = nodeIds.filter((id) => !active.has(id));
+      const nodes = await operator.listNodes();
+      const waiting = nodes.filter(({ id, status }) => nodeIds.includes(id) && ON_THEIR_WAY.includes(status));
       if (waiting.length === 0 || stopping) return;
       if (Date.now() > deadline) {
         log.warn({ waiting: waiting.length }, 'some hosts are not in service yet');
@@ -132,6 +150,10 @@ async function hasLivingCertificate(stateDirectory: string): Promise<boolean> {
   if (!existsSync(file)) return false;
   const identity = AGENT_IDENTITY.parse(JSON.parse(await readFile(file, 'utf8')));
   return Date.parse(new X509Certificate(identity.certificate_pem).validTo) > Date.now() + SPARE_LIFE_MILLISECONDS;
+}
+
+async function passwordIn(file: string | undefined): Promise<string> {
+  return file === undefined ? '' : (await readFile(file, 'utf8')).trim();
 }
 
 function hostName(index: number): string {

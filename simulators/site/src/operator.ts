@@ -1,4 +1,3 @@
-import { readFile } from 'node:fs/promises';
 import type { Schema, SuccessResponse } from '@gpuaas/contract';
 import { ApiError, type Client, createClient } from '@gpuaas/sdk';
 
@@ -9,14 +8,14 @@ const TOKEN_USE_SECONDS = 600;
 export class SiteOperator {
   readonly #client: Client;
 
-  constructor(options: { apiUrl: string; username: string; passwordFile: string }) {
+  constructor(options: { apiUrl: string; username: string; password: () => Promise<string> }) {
     const anonymous = createClient({ baseUrl: options.apiUrl });
     let token: { value: string; until: number } | null = null;
     this.#client = createClient({
       baseUrl: options.apiUrl,
       token: async () => {
         if (token && token.until > Date.now()) return token.value;
-        const password = (await readFile(options.passwordFile, 'utf8')).trim();
+        const password = await options.password();
         const session = await anonymous.call('loginPersonal', { body: { username: options.username, password } });
         token = { value: session.body.access_token, until: Date.now() + TOKEN_USE_SECONDS * 1000 };
         return token.value;

@@ -5,6 +5,8 @@ import { setTimeout as delay } from 'node:timers/promises';
 
 const AGENT = join(dirname(createRequire(import.meta.url).resolve('@gpuaas/node-agent')), 'main.js');
 const RESTART_PAUSE_MILLISECONDS = 2000;
+/** It has finished, or says that starting it again cannot help: what the agent's service unit excepts as well. */
+const FINAL_EXIT_CODES: readonly (number | null)[] = [0, 64, 74, 77];
 
 export interface HostSetup {
   readonly hostname: string;
@@ -16,7 +18,7 @@ export class SimulatedHost {
   readonly hostname: string;
   readonly #environment: NodeJS.ProcessEnv;
   #child: ChildProcess | null = null;
-  #exited: Promise<void> = Promise.resolve();
+  #exited: Promise<number | null> = Promise.resolve(null);
   #stopping = false;
 
   constructor(setup: HostSetup) {
@@ -31,11 +33,11 @@ export class SimulatedHost {
     });
     this.#child = child;
     this.#exited = new Promise((resolve) => {
-      child.once('exit', () => resolve());
-      child.once('error', () => resolve());
+      child.once('exit', resolve);
+      child.once('error', () => resolve(null));
     });
-    void this.#exited.then(async () => {
-      if (this.#stopping) return;
+    void this.#exited.then(async (code) => {
+      if (this.#stopping || FINAL_EXIT_CODES.includes(code)) return;
       await delay(RESTART_PAUSE_MILLISECONDS, undefined, { ref: false });
       if (!this.#stopping) this.start();
     });
