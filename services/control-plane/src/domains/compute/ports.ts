@@ -184,8 +184,8 @@ export interface FleetPort {
   ): Promise<NodeTaskId>;
   /** Takes back a task that no host has seen; false where one has, or may just be seeing it. Tells no handler. */
   withdrawNodeTask(tx: Tx, ctx: CallContext, taskId: NodeTaskId): Promise<boolean>;
-  /** What a node is sold as; null for one that is unknown or has left. */
-  findNode(reader: Reader, nodeId: NodeId): Promise<{ readonly sku: string } | null>;
+  /** What a node is sold as, whole or in slots; null for one that is unknown or has left. */
+  findNode(reader: Reader, nodeId: NodeId): Promise<{ readonly sku: string; readonly sliceMode: boolean } | null>;
   /** The last claim of a host is gone: a drain that waited for it may go on. */
   claimsEnded(tx: Tx, ctx: CallContext, nodeId: NodeId): Promise<void>;
 }

@@ -96,13 +96,15 @@ export interface NodeOnSale {
   readonly regionCode: string;
   readonly status: NodeStatus;
   readonly lastSeenAt: Date | null;
+  /** in slots, and not as a whole */
+  readonly sliceMode: boolean;
 }
 
 async function nodeOnSale(reader: Reader, nodeId: NodeId): Promise<NodeOnSale | null> {
   const found = await findListedNode(reader, nodeId);
   if (found === null) return null;
-  const { sku, regionCode, status } = found.node;
-  return { sku, regionCode, status, lastSeenAt: found.heartbeat?.lastSeenAt ?? null };
+  const { sku, regionCode, status, sliceMode } = found.node;
+  return { sku, regionCode, status, sliceMode, lastSeenAt: found.heartbeat?.lastSeenAt ?? null };
 }
 
 /** Default of the hold of a poll, for the settings. */

@@ -168,6 +168,10 @@ export function allocationOperations(services: AdmissionServices) {
       }
       const node = nodeId === null ? null : await services.fleet.findNode(tx, nodeId);
       if (nodeId !== null && node === null) throw refuse('node_not_found');
+      // Its SKU may be one of slices, of which the rules would say only that it is no whole host.
+      if (node?.sliceMode && body.capacity_shape === 'baremetal') {
+        throw refuse('node_in_use', { reason: 'node_is_sold_in_slices' });
+      }
       // A host that is sold in slices is often known by what it would be sold as whole.
       const nodeSku = shape === 'baremetal' ? (node?.sku ?? null) : null;
       const resolved = resolveSku({
