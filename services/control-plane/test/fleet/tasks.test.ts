@@ -5,7 +5,7 @@ import { jobContext } from '../../src/spine/periodic-jobs.js';
 import { inTransaction } from '../../src/spine/transaction.js';
 import { ManualClock } from '../harness/site.js';
 import { until } from '../harness/waiting.js';
-import { type FleetSite, startFleetSite, type TestHost } from './hosts.js';
+import { callOver, type FleetSite, startFleetSite, type TestHost } from './hosts.js';
 
 let site: FleetSite;
 const clock = new ManualClock(new Date('2026-11-20T12:00:00Z'));
@@ -98,13 +98,12 @@ describe('polling', () => {
     try {
       const host = await slow.enrolled();
       const other = await slow.startAnother();
-      const path = `/internal/v1/nodes/${host.nodeId}/tasks/wait`;
-      const headers = { authorization: `Bearer ${host.internalToken}` };
-      const poll = fetch(`${other.apiUrl}${path}`, { headers });
+      const wait = { path: `/internal/v1/nodes/${host.nodeId}/tasks/wait`, token: host.internalToken };
+      const poll = callOver(other.apiUrl, wait);
       await until(() => other.domains.fleet.heldPolls() === 1);
       await slow.asOperator('POST', `/api/v1/admin/nodes/${host.nodeId}/slice-topology/discovery`);
-      expect((await (await poll).json()).task_type).toBe('slice.topology_discover');
-      const last = fetch(`${other.apiUrl}${path}`, { headers });
+      expect((await poll).body.task_type).toBe('slice.topology_discover');
+      const last = callOver(other.apiUrl, wait);
       await until(() => other.domains.fleet.heldPolls() === 1);
       await other.close();
       expect([204, 503]).toContain(
