@@ -58,7 +58,11 @@ it('dates a claim after the end of the one before it, however long ago the launc
   });
   expect((await launched.launching).status).toBe(201);
 
-  const claims = await site.db.selectFrom('placement_claims').select(['created_at', 'released_at']).orderBy('id').execute();
+  const claims = await site.db
+    .selectFrom('placement_claims')
+    .select(['created_at', 'released_at'])
+    .orderBy('id')
+    .execute();
   expect(claims).toHaveLength(2);
   expect(claims[1]?.created_at.getTime()).toBeGreaterThanOrEqual(claims[0]?.released_at?.getTime() ?? Number.NaN);
 });
