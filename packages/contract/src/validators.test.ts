@@ -151,6 +151,13 @@ describe('a body', () => {
       ok: false,
       issues: [issue('/body/name', 'must not contain the NUL character')],
     });
+    for (const broken of ['a\ud800', '\udfffa']) {
+      expect(body({ name: broken })).toEqual({
+        ok: false,
+        issues: [issue('/body/name', 'must be well-formed Unicode')],
+      });
+    }
+    expect(body({ name: 'whole \u{1f4a5}' })).toMatchObject({ ok: true });
     expect(body(JSON.parse('{"name":"n","__proto__":{"admin":true}}'))).toEqual({
       ok: false,
       issues: [issue('/body/__proto__', 'is not a known property')],
