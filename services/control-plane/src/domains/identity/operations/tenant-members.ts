@@ -30,6 +30,7 @@ import {
   insertProjectMembership,
   insertTenantMembership,
   lockTenant,
+  ownsProjects,
   setProjectRole,
   setTenantRole,
   wasEverMember,
@@ -242,6 +243,10 @@ async function removeMember(
       ? { tenantRole: { from: member?.role ?? null, to: null }, projectRole: null }
       : { tenantRole: null, projectRole: { from: current?.role ?? null, to: null } },
   );
+  // Whoever leaves the tenant leaves all of its projects: their owners are unmade by its owners alone.
+  if (wanted === 'tenant' && granter.tenantRole !== 'owner' && (await ownsProjects(tx, tenantId, user.userId))) {
+    throw refuse('ownership_required', { reason: 'owner_needs_owner' });
+  }
 
   let tenantMemberships = 0;
   if (wanted === 'tenant' && member !== null) {

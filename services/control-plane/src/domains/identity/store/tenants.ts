@@ -196,6 +196,20 @@ export async function setProjectRole(tx: Tx, membershipId: string, role: Project
     .execute();
 }
 
+/** Whether someone is the owner of any project of the tenant. */
+export async function ownsProjects(tx: Tx, tenantId: string, userId: string): Promise<boolean> {
+  const row = await tx
+    .selectFrom('project_memberships')
+    .select('id')
+    .where('user_id', '=', userId)
+    .where('tenant_id', '=', tenantId)
+    .where('role', '=', 'owner')
+    .where('ended_at', 'is', null)
+    .limit(1)
+    .executeTakeFirst();
+  return row !== undefined;
+}
+
 /** Ends project memberships of a user: in one project, or in all of a tenant. Returns the projects. */
 export async function endProjectMemberships(
   tx: Tx,
