@@ -8,6 +8,7 @@ import {
   type Logger,
   newId,
   parseTraceparent,
+  redactText,
   type TraceContext,
 } from '@gpuaas/kernel';
 import type { FastifyRequest } from 'fastify';
@@ -41,8 +42,14 @@ export function parentTrace(headers: FastifyRequest['headers']): TraceContext | 
   return parseTraceparent(headerOf(headers, 'traceparent'));
 }
 
+/** What every answer carries: the ids it is known by, and that nobody may keep it or take it for another kind of content. */
 export function identityHeaders(identity: RequestIdentity): Record<string, string> {
-  return { 'x-request-id': identity.requestId, traceparent: formatTraceparent(identity.trace) };
+  return {
+    'x-request-id': identity.requestId,
+    traceparent: formatTraceparent(identity.trace),
+    'cache-control': 'no-store',
+    'x-content-type-options': 'nosniff',
+  };
 }
 
 /** A header that occurs once; a repeated one counts as absent. */
@@ -64,7 +71,7 @@ export function requestedProjectId(
   path: Readonly<Record<string, unknown>>,
   headers: FastifyRequest['headers'],
 ): string | null {
-  const inPath = typeof path.project_id === 'string' ? path.project_id : null;
+  const inPath = typeof path.project_id === 'string' ? path.project_id.toLowerCase() : null;
   const inHeader = definition.projectHeader === 'none' ? null : (headerOf(headers, 'x-project-id') ?? null);
   if (inHeader !== null && !isUuid(inHeader))
     throw badRequest('project_id_invalid', '/headers/X-Project-ID', 'must be a UUID');
@@ -110,7 +117,8 @@ export function buildContext(parts: {
     clock: parts.clock,
     log: parts.log,
     actorIp: request.ip || null,
-    userAgent: headerOf(request.headers, 'user-agent')?.slice(0, 512) ?? null,
+    // Cut last: half a token is no longer recognised as one.
+    userAgent: redactText(headerOf(request.headers, 'user-agent') ?? '').slice(0, 512) || null,
     project,
     tenantId: project?.tenantId ?? (parts.tenantId === null ? homeTenant : asId(parts.tenantId)),
     idempotencyKey: headerOf(request.headers, 'idempotency-key') ?? null,

@@ -1,3 +1,4 @@
+import { isUtf8 } from 'node:buffer';
 import {
   type OperationDefinition,
   type OperationId,
@@ -179,7 +180,9 @@ async function answerRequest(
   const ctx = contextWithin(project === 'inaccessible' ? null : project, tenantId);
   const access = decide(rule, facts);
   if (!access.allowed) {
-    await edge.denials.note(ctx, 'authz.deny', definition.operationId, { code: access.code, reason: access.reason });
+    // Under the caller's own tenant: what a stranger names in vain must not reach the record of those who own it.
+    const own = contextWithin(ctx.project, null);
+    await edge.denials.note(own, 'authz.deny', definition.operationId, { code: access.code, reason: access.reason });
     throw new Refusal(access.code, { status: access.status, details: { reason: access.reason } });
   }
   const handler = handlerOf(edge.operations, definition.operationId);
@@ -316,8 +319,8 @@ function idempotencyScope(
 }
 
 /**
- * What a request is about besides its body: the resources in its path, its query, and its project, which one spelling
- * has in the path and another in a header.
+ * What a request is about besides its body: the resources in its path, its query, its project, which one spelling
+ * has in the path and another in a header, and its tenant, which a person may change.
  */
 function contextHash(input: ErasedInput, ctx: RequestContext): string {
   const resources = Object.entries(input.path).filter(([name]) => name !== 'project_id');
@@ -325,6 +328,7 @@ function contextHash(input: ErasedInput, ctx: RequestContext): string {
     resources: resources.map(([, value]) => value),
     query: input.query,
     project: ctx.project?.projectId ?? input.path.project_id ?? null,
+    tenant: ctx.tenantId,
   });
 }
 
@@ -359,6 +363,9 @@ function readBody(
       },
     });
   }
+  const isText = contentType === 'application/json' || contentType === 'application/x-www-form-urlencoded';
+  // Decoded all the same, two bodies that differ would read alike.
+  if (isText && !isUtf8(rawBody)) throw invalid([{ pointer: '/body', message: 'is not UTF-8' }]);
   if (contentType === 'application/x-www-form-urlencoded') {
     return validated(validators, Object.fromEntries(new URLSearchParams(rawBody.toString('utf8'))));
   }

@@ -1,5 +1,7 @@
+import { STATUS_CODES } from 'node:http';
+import type { Socket } from 'node:net';
 import type { Logger } from '@gpuaas/kernel';
-import fastify, { type FastifyInstance } from 'fastify';
+import fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
 import { Refusal } from '../spine/refusal.js';
 import { errorAnswer } from './error-response.js';
 import { identifyRequest, identityHeaders } from './request-context.js';
@@ -30,6 +32,11 @@ export function createHttpServer(options: {
     keepAliveTimeout: 72_000,
     requestTimeout: 120_000,
     forceCloseConnections: 'idle',
+    // A request that still comes over a connection that is in use is served like any other and is the last one there:
+    // everything that it needs is closed later than the listener.
+    return503OnClosing: false,
+    frameworkErrors: (error, request, reply) => answerFailure(error, request, reply),
+    clientErrorHandler: (error, socket) => answerUnreadable(error, socket, options.log),
     routerOptions: { maxParamLength: 2048, ignoreTrailingSlash: false, caseSensitive: true },
     ...(options.tls && {
       https: { ...options.tls, requestCert: true, rejectUnauthorized: false, minVersion: 'TLSv1.2' as const },
@@ -54,7 +61,10 @@ export function createHttpServer(options: {
       .send(JSON.stringify(answer.body));
   });
 
-  server.setErrorHandler((error, request, reply) => {
+  server.setErrorHandler(answerFailure);
+  return server;
+
+  function answerFailure(error: unknown, request: FastifyRequest, reply: FastifyReply): FastifyReply {
     const identity = identifyRequest(request.headers);
     const answer = errorAnswer(transportRefusal(error) ?? error, identity.correlationId, options.log);
     return reply
@@ -62,9 +72,39 @@ export function createHttpServer(options: {
       .headers({ ...identityHeaders(identity), ...answer.headers })
       .type('application/json; charset=utf-8')
       .send(JSON.stringify(answer.body));
-  });
-  return server;
+  }
 }
+
+/** Answers what the HTTP parser could not read, and so has no headers to take a request id from, and hangs up. */
+function answerUnreadable(error: Error & { readonly code?: string }, socket: Socket, log: Logger): void {
+  if (error.code === 'ECONNRESET' || !socket.writable) {
+    socket.destroy();
+    return;
+  }
+  const identity = identifyRequest({});
+  const refusal = new Refusal('invalid_request', {
+    status: UNREADABLE_STATUS.get(error.code ?? '') ?? 400,
+    details: { reason: 'request_malformed' },
+    message: 'the request is malformed',
+  });
+  const { status, body } = errorAnswer(refusal, identity.correlationId, log);
+  const content = Buffer.from(JSON.stringify(body));
+  const headers = {
+    ...identityHeaders(identity),
+    'content-type': 'application/json; charset=utf-8',
+    'content-length': String(content.length),
+    connection: 'close',
+  };
+  const lines = Object.entries(headers).map(([name, value]) => `${name}: ${value}\r\n`);
+  socket.end(
+    Buffer.concat([Buffer.from(`HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\n${lines.join('')}\r\n`), content]),
+  );
+}
+
+const UNREADABLE_STATUS: ReadonlyMap<string, number> = new Map([
+  ['ERR_HTTP_REQUEST_TIMEOUT', 408],
+  ['HPE_HEADER_OVERFLOW', 431],
+]);
 
 /** What the HTTP layer itself refuses, before a router sees it. */
 function transportRefusal(error: unknown): Refusal | null {
@@ -78,6 +118,7 @@ function transportRefusal(error: unknown): Refusal | null {
       });
     case 'FST_ERR_CTP_INVALID_CONTENT_LENGTH':
     case 'FST_ERR_BAD_URL':
+    case 'FST_ERR_MAX_PARAM_LENGTH':
     case 'FST_ERR_CTP_INVALID_MEDIA_TYPE':
     case 'FST_ERR_CTP_EMPTY_TYPE':
     case 'FST_ERR_CTP_EMPTY_JSON_BODY':
