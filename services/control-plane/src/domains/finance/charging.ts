@@ -84,12 +84,7 @@ export async function chargeRatings(tx: Tx, ctx: CallContext, ratings: readonly 
  * Gives back what a locked record was charged for the time after `servedUntil`. Lines are never edited: the wallet gets
  * an entry of its own, once a record.
  */
-export async function reverseCharges(
-  tx: Tx,
-  ctx: CallContext,
-  usage: MeteredUsage,
-  servedUntil: Date,
-): Promise<void> {
+export async function reverseCharges(tx: Tx, ctx: CallContext, usage: MeteredUsage, servedUntil: Date): Promise<void> {
   const amountMinor = overcharged(usage, servedUntil);
   if (amountMinor <= 0n) return;
   const wallet = { tenantId: usage.tenantId, userId: usage.userId, currency: usage.currency };
