@@ -281,14 +281,14 @@ async function storm(run: BenchmarkRun, site: BenchmarkSite, people: readonly Pe
     [STORM_SKU],
   );
   const written = await database.query<{ count: number }>('SELECT count(*)::int AS count FROM placement_claims');
-  if (written.rows[0]?.count !== sum(({ hosts }) => hosts) || leftOpen.rows[0]?.count !== 0) {
-    throw new Error('claims were lost, or hosts are still counted as taken');
-  }
+  const claimed = sum(({ hosts }) => hosts);
+  if (written.rows[0]?.count !== claimed) throw new Error(`${written.rows[0]?.count} claims of ${claimed} were kept`);
+  if (leftOpen.rows[0]?.count !== 0) throw new Error(`${leftOpen.rows[0]?.count} hosts still count as taken`);
   run.add(
     measure('double claims in the storm', '', [overlaps.rows[0]?.count ?? Number.NaN], atMost(0), {
       tries: sum(({ tries }) => tries),
       'tries/s': rounded(sum(({ tries }) => tries) / seconds),
-      'hosts claimed': sum(({ hosts }) => hosts),
+      'hosts claimed': claimed,
       placed: sum(({ placed }) => placed),
       'no room': sum(({ short }) => short),
       'rolled back on purpose': sum(({ rolledBack }) => rolledBack),

@@ -1,6 +1,7 @@
 import { spawn } from 'node:child_process';
 import { existsSync, readdirSync } from 'node:fs';
 import path from 'node:path';
+import { endWithUs } from './programs.js';
 
 const INSTALLED = '/usr/lib/postgresql';
 
@@ -80,8 +81,7 @@ async function runPgbench(options: PgbenchOptions): Promise<PgbenchResult> {
       killSignal: 'SIGKILL',
     },
   );
-  const stop = () => child.kill('SIGKILL');
-  process.once('exit', stop);
+  endWithUs(child);
   let output = '';
   let problems = '';
   child.stdout.on('data', (data: Buffer) => {
@@ -94,7 +94,6 @@ async function runPgbench(options: PgbenchOptions): Promise<PgbenchResult> {
     child.once('error', reject);
     child.once('close', resolve);
   });
-  process.off('exit', stop);
   const number = (pattern: RegExp): number => Number(pattern.exec(output)?.[1] ?? Number.NaN);
   const transactions = number(/number of transactions actually processed: (\d+)/);
   const transactionsPerSecond = number(/tps = ([\d.]+)/);

@@ -38,6 +38,14 @@ process.on('exit', () => {
   for (const child of running) child.kill('SIGKILL');
 });
 
+/** Lets `child` end with this program, if it has not ended before. */
+export function endWithUs(child: ChildProcess): void {
+  running.add(child);
+  const ended = () => running.delete(child);
+  child.once('exit', ended);
+  child.once('error', ended);
+}
+
 /** Starts a Node program of ours that says `{ ready: … }` over its channel once it can be used. */
 export function startProgram(options: ProgramOptions): Program {
   const nodeArguments = [
@@ -55,14 +63,10 @@ export function startProgram(options: ProgramOptions): Program {
     env: { ...process.env, ...options.environment },
     stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
   });
-  running.add(child);
+  endWithUs(child);
   const exited = new Promise<string>((resolve) => {
-    const ended = (how: string) => {
-      running.delete(child);
-      resolve(how);
-    };
-    child.once('exit', (code, signal) => ended(signal ?? `exit ${code}`));
-    child.once('error', (error) => ended(error.message));
+    child.once('exit', (code, signal) => resolve(signal ?? `exit ${code}`));
+    child.once('error', (error) => resolve(error.message));
   });
   const name = path.basename(options.script);
 

@@ -101,10 +101,13 @@ async function storm(tries: number): Promise<Report<(typeof STORM_REPORT)[number
       if (claims.length === wanted) report.placed += 1;
       else report.short += 1;
       report.hosts += claims.length;
-      if (claims.length === 0) return;
-      await sql`
-        UPDATE placement_claims SET status = 'released', released_at = clock_timestamp()
-        WHERE id = ANY (${claims}::uuid[])`.execute(db);
+      // One host at a time, as releases are: several in one statement would be locked in no particular order.
+      for (const claim of claims) {
+        await sql`
+          UPDATE placement_claims SET status = 'released', released_at = clock_timestamp() WHERE id = ${claim}`.execute(
+          db,
+        );
+      }
     } catch (error) {
       if (error instanceof RolledBackOnPurpose) report.rolledBack += 1;
       else if (sqlState(error) === undefined) throw error;
