@@ -37,3 +37,37 @@ describe('a line about an error', () => {
     expect(JSON.stringify(line)).not.toContain('hunter22');
   });
 });
+
+describe('the fields of a line', () => {
+  const token = `eyJhbGciOiJFUzI1NiJ9.${'p'.repeat(40)}.${'s'.repeat(40)}`;
+
+  it('show no secret, whatever they are called and however deep they lie', () => {
+    const [line] = linesOf((log) =>
+      log.child({ operation: 'login' }).error(
+        {
+          chain: `failed: connect postgresql://user:hunter22@host/db, Bearer ${token}`,
+          client_secret: 'c-secret',
+          refresh_token: 'r-secret',
+          deep: { a: [{ private_key: 'k-secret' }, token] },
+        },
+        'failed',
+      ),
+    );
+    const text = JSON.stringify(line);
+    for (const secret of ['hunter22', token, 'c-secret', 'r-secret', 'k-secret']) expect(text).not.toContain(secret);
+    expect(line).toMatchObject({ operation: 'login', msg: 'failed' });
+  });
+
+  it('are otherwise as they were given', () => {
+    const at = new Date('2026-01-31T12:00:00Z');
+    const [line] = linesOf((log) => log.info({ count: 3, ready: true, none: null, at, list: ['a'] }, 'x'));
+    expect(line).toMatchObject({
+      count: 3,
+      ready: true,
+      none: null,
+      at: at.toISOString(),
+      list: ['a'],
+      token_count: 2,
+    });
+  });
+});

@@ -1,6 +1,6 @@
 import { type Logger, pino } from 'pino';
 import { errorChain } from './errors.js';
-import { redactText } from './redactor.js';
+import { redactField, redactText } from './redactor.js';
 
 export type { Logger } from 'pino';
 
@@ -9,7 +9,7 @@ export type LogLevel = (typeof LOG_LEVELS)[number];
 
 /**
  * A JSON logger on standard output (or `destination`). Every line carries `program`;
- * secrets in known places and in messages are replaced before they leave the process.
+ * secrets in fields, by their name or their form, and in messages are replaced before they leave the process.
  */
 export function createLogger(options: {
   program: string;
@@ -21,23 +21,8 @@ export function createLogger(options: {
       level: options.level,
       base: { program: options.program },
       timestamp: pino.stdTimeFunctions.isoTime,
-      redact: {
-        paths: [
-          'password',
-          'token',
-          'secret',
-          'authorization',
-          '*.password',
-          '*.token',
-          '*.secret',
-          '*.authorization',
-          'req.headers.authorization',
-          'req.headers.cookie',
-        ],
-        censor: '[redacted]',
-      },
       serializers: { err: errorFacts },
-      formatters: { level: (label) => ({ level: label }) },
+      formatters: { level: (label) => ({ level: label }), log: safeFields },
       hooks: {
         logMethod(args, method) {
           const safe = args.map((argument) => (typeof argument === 'string' ? redactText(argument) : argument));
@@ -46,6 +31,16 @@ export function createLogger(options: {
       },
     },
     ...(options.destination ? [options.destination] : []),
+  );
+}
+
+/** Fields without secrets; errors are left to their serializer. */
+function safeFields(fields: Record<string, unknown>): Record<string, unknown> {
+  return Object.fromEntries(
+    Object.entries(fields).map(([name, value]) => {
+      if (value instanceof Error) return [name, name === 'err' ? value : errorFacts(value)];
+      return [name, redactField(name, value)];
+    }),
   );
 }
 

@@ -27,12 +27,12 @@ export function redact(value: unknown, depth = 0): unknown {
   if (Array.isArray(value)) return value.map((item) => redact(item, depth + 1));
   if (value instanceof Date) return value.toISOString();
   if (value !== null && typeof value === 'object') {
-    return Object.fromEntries(
-      Object.entries(value).map(([key, inner]) => [
-        key,
-        SECRET_KEY.test(key) && inner !== null && typeof inner !== 'boolean' ? REDACTED : redact(inner, depth + 1),
-      ]),
-    );
+    return Object.fromEntries(Object.entries(value).map(([key, inner]) => [key, redactField(key, inner, depth + 1)]));
   }
   return value;
+}
+
+/** The value of a field without secrets: nothing of it is left where the field's name says that it is one. */
+export function redactField(name: string, value: unknown, depth = 1): unknown {
+  return SECRET_KEY.test(name) && value !== null && typeof value !== 'boolean' ? REDACTED : redact(value, depth);
 }
