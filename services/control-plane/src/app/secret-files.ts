@@ -1,5 +1,16 @@
 import { randomBytes } from 'node:crypto';
-import { closeSync, fsyncSync, linkSync, mkdirSync, openSync, readFileSync, unlinkSync, writeSync } from 'node:fs';
+import {
+  closeSync,
+  fchmodSync,
+  fstatSync,
+  fsyncSync,
+  linkSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  unlinkSync,
+  writeSync,
+} from 'node:fs';
 import { dirname, join } from 'node:path';
 
 /**
@@ -12,7 +23,7 @@ export function ensureSecretFile(
   generate: () => string,
 ): { value: string; created: boolean } {
   const path = join(directory, name);
-  const existing = readIfPresent(path);
+  const existing = readSecret(path);
   if (existing !== null) return { value: existing, created: false };
 
   mkdirSync(dirname(path), { recursive: true, mode: 0o755 });
@@ -36,9 +47,21 @@ export function ensureSecretFile(
   return { value: readFileSync(path, 'utf8').trim(), created };
 }
 
-function readIfPresent(path: string): string | null {
+/**
+ * The secret in a file; null where there is none. Takes the file back from readers other than its owner. Throws where it
+ * is empty: no secret at all would pass for one.
+ */
+function readSecret(path: string): string | null {
   try {
-    return readFileSync(path, 'utf8').trim();
+    const file = openSync(path, 'r');
+    try {
+      if ((fstatSync(file).mode & 0o077) !== 0) fchmodSync(file, 0o600);
+      const value = readFileSync(file, 'utf8').trim();
+      if (value === '') throw new Error(`the secret file ${path} is empty`);
+      return value;
+    } finally {
+      closeSync(file);
+    }
   } catch (error) {
     if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return null;
     throw error;

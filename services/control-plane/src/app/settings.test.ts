@@ -59,6 +59,27 @@ describe('settings of the control plane', () => {
     ]);
   });
 
+  it('refuse production over a broker without TLS', () => {
+    expect(problemsOf({ ...SAFE, GPUAAS_MQTT_URL: 'mqtt://broker:1883' })).toEqual([
+      expect.stringContaining('GPUAAS_MQTT_URL'),
+    ]);
+    expect(problemsOf({ ...SAFE, GPUAAS_MQTT_URL: 'wss://broker/mqtt' })).toEqual([]);
+  });
+
+  it.each(['everyone', '10.0.0.0/33', '10.0.0.256', '0.0.0.0/0', '::/0', '10.0.0.1, 0.0.0.0/0'])(
+    'refuse to trust %s as a proxy',
+    (value) => {
+      expect(problemsOf({ GPUAAS_TRUSTED_PROXIES: value })).toEqual([
+        expect.stringContaining('GPUAAS_TRUSTED_PROXIES'),
+      ]);
+    },
+  );
+
+  it('trust proxies by address, network or the name of a network', () => {
+    const settings = controlPlaneSettings({ GPUAAS_TRUSTED_PROXIES: 'loopback, 10.0.0.0/8,2001:db8::1, fd00::/8' });
+    expect(settings.trustedProxies).toEqual(['loopback', '10.0.0.0/8', '2001:db8::1', 'fd00::/8']);
+  });
+
   it('name every bad value at once', () => {
     expect(problemsOf({ GPUAAS_PORT: 'x', GPUAAS_ROLES: 'api,cook', GPUAAS_ADMIN_PASSWORD: 'short' })).toHaveLength(3);
   });

@@ -1,3 +1,4 @@
+import { isIP } from 'node:net';
 import { isAbsolute, resolve } from 'node:path';
 import { integerSetting, LOG_LEVELS, readSettings, SettingsError } from '@gpuaas/kernel';
 import { z } from 'zod';
@@ -13,6 +14,18 @@ const commaSeparated = z.string().transform((text) =>
     .map((part) => part.trim())
     .filter((part) => part !== ''),
 );
+
+const NETWORK_NAMES = new Set(['loopback', 'linklocal', 'uniquelocal']);
+
+/** A network of everyone would let every caller choose the address that it is known by. */
+function isProxy(entry: string): boolean {
+  if (NETWORK_NAMES.has(entry)) return true;
+  const [address = '', prefix, ...rest] = entry.split('/');
+  const family = isIP(address);
+  if (family === 0 || rest.length > 0) return false;
+  if (prefix === undefined) return true;
+  return /^\d{1,3}$/.test(prefix) && Number(prefix) >= 1 && Number(prefix) <= (family === 4 ? 32 : 128);
+}
 
 const SCHEMA = z.object({
   GPUAAS_ENV: z.enum(['development', 'test', 'production']).default('development'),
@@ -40,7 +53,12 @@ const SCHEMA = z.object({
     .string()
     .regex(/^[0-9a-f]{64}([\s,]+[0-9a-f]{64})*$/i, 'must be 64 hex digits, or several such keys, the sealing one first')
     .optional(),
-  GPUAAS_TRUSTED_PROXIES: commaSeparated.default([]),
+  GPUAAS_TRUSTED_PROXIES: commaSeparated
+    .refine(
+      (entries) => entries.every(isProxy),
+      'must be addresses, networks narrower than all, loopback, linklocal or uniquelocal',
+    )
+    .default([]),
   GPUAAS_DATABASE_POOL: integerSetting(2, 500).default(20),
   DATABASE_URL: z
     .string()
@@ -115,6 +133,9 @@ function refuseUnsafe(values: z.infer<typeof SCHEMA>, authentication: 'mtls' | '
   const problems = [
     !values.DATABASE_URL && 'DATABASE_URL: is needed; the embedded PostgreSQL must not serve production',
     !values.GPUAAS_MQTT_URL && 'GPUAAS_MQTT_URL: is needed; the embedded broker must not serve production',
+    values.GPUAAS_MQTT_URL &&
+      !/^(mqtts|wss):\/\//.test(values.GPUAAS_MQTT_URL) &&
+      'GPUAAS_MQTT_URL: must be mqtts or wss; grid events and credentials must not travel in the clear',
     !values.GPUAAS_MASTER_KEY &&
       'GPUAAS_MASTER_KEY: is needed; a generated key in the data directory must not protect production',
     !values.GPUAAS_ADMIN_PASSWORD && 'GPUAAS_ADMIN_PASSWORD: is needed; a generated password must not open production',
@@ -123,6 +144,6 @@ function refuseUnsafe(values: z.infer<typeof SCHEMA>, authentication: 'mtls' | '
     authentication !== 'mtls' &&
       'GPUAAS_NODE_AUTH_MODE: must be mtls; tokens over plain HTTP must not identify production hosts',
     (values.GPUAAS_SIMULATED_NODES ?? 0) > 0 && 'GPUAAS_SIMULATED_NODES: must be 0; simulated hosts must not be sold',
-  ].filter((line) => line !== false);
+  ].filter((line) => typeof line === 'string');
   if (problems.length > 0) throw new SettingsError(problems);
 }
