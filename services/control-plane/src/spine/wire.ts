@@ -17,11 +17,14 @@ export function toWireTimeOrNull(value: Date | null): string | null {
   return value === null ? null : value.toISOString();
 }
 
+/** How a formula may begin, also behind blanks and in the wide forms that some spreadsheets take for the narrow ones. */
+const FORMULA = /^(?:[\t\r\n]|\s*[=+\-@\uff1d\uff0b\uff0d\uff20])/;
+
 /** One cell of a CSV file (RFC 4180). A cell that a spreadsheet would run as a formula is prefixed with an apostrophe. */
 export function csvCell(value: string | number | bigint | boolean | null): string {
   if (value === null) return '';
   if (typeof value !== 'string') return String(value);
-  const harmless = /^[=+\-@\t\r]/.test(value) ? `'${value}` : value;
+  const harmless = FORMULA.test(value) ? `'${value}` : value;
   return /[",\r\n]/.test(harmless) ? `"${harmless.replaceAll('"', '""')}"` : harmless;
 }
 
