@@ -67,7 +67,6 @@ describe('the fields of a line', () => {
       none: null,
       at: at.toISOString(),
       list: ['a'],
-      token_count: 2,
     });
   });
 });
