@@ -5,7 +5,6 @@ import {
   ALLOCATION_STATUSES,
   type AllocationStatus,
   advance,
-  countsAgainstLimit,
   isMetered,
   meteringEffect,
 } from './allocation-state.js';
@@ -85,10 +84,6 @@ describe('the states of an allocation', () => {
       }, status);
       expect(ends).toBe('released');
     }
-  });
-
-  it('counts against the limit until it has ended', () => {
-    expect(ALLOCATION_STATUSES.filter((status) => !countsAgainstLimit(status)).sort()).toEqual(['failed', 'released']);
   });
 });
 

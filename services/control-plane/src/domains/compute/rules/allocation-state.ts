@@ -68,11 +68,6 @@ export function meteringEffect(from: AllocationStatus, to: AllocationStatus): 's
   return isMetered(to) ? 'start' : 'stop';
 }
 
-/** Whether the allocation counts against its user's limit. A failed one no longer does, though its host may be held. */
-export function countsAgainstLimit(status: AllocationStatus): boolean {
-  return status !== 'released' && status !== 'failed';
-}
-
 /** Whether keys, grants and bundles may still be changed; before `active` they are kept for the activation. */
 export function acceptsAccessChanges(status: AllocationStatus): boolean {
   return status !== 'releasing' && status !== 'released' && status !== 'failed' && status !== 'release_failed';
