@@ -1,7 +1,7 @@
 import { asId, createLogger, type NodeId, type NodeTaskId } from '@gpuaas/kernel';
 import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { dispatchTasks, extendLeases, returnTasks } from '../../src/domains/fleet/store/tasks.js';
+import { dispatchTasks, returnTasks, settleHeldTasks } from '../../src/domains/fleet/store/tasks.js';
 import { sweepTasks } from '../../src/domains/fleet/sweeps.js';
 import { TaskQueue } from '../../src/domains/fleet/tasks/task-queue.js';
 import { createCustody, parseCustodyKeys } from '../../src/spine/custody.js';
@@ -122,7 +122,8 @@ async function take(run: Run, one: Step): Promise<void> {
     case 'name as running': {
       const taskId = run.tasks[one.of];
       if (taskId === undefined) return;
-      await inTransaction(site.db, (tx) => extendLeases(tx, [{ nodeId: run.nodeId, taskId }], site.clock.now()));
+      const held = [{ nodeId: run.nodeId, taskId }];
+      await inTransaction(site.db, (tx) => settleHeldTasks(tx, [run.nodeId], held, site.clock.now()));
       return;
     }
   }

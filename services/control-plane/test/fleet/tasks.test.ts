@@ -102,8 +102,9 @@ describe('polling', () => {
       const poll = callOver(other.apiUrl, wait);
       await until(() => other.domains.fleet.heldPolls() === 1);
       await slow.asOperator('POST', `/api/v1/admin/nodes/${host.nodeId}/slice-topology/discovery`);
-      expect((await poll).body.task_type).toBe('slice.topology_discover');
-      const last = callOver(other.apiUrl, wait);
+      const { task_type: type, task_id: taskId } = (await poll).body;
+      expect(type).toBe('slice.topology_discover');
+      const last = callOver(other.apiUrl, { ...wait, headers: { 'x-agent-running-tasks': taskId } });
       await until(() => other.domains.fleet.heldPolls() === 1);
       await other.close();
       expect([204, 503]).toContain(
@@ -331,7 +332,7 @@ describe('tasks that change the same thing', () => {
     const behind = await keys(host, allocation, 3);
     expect(behind).not.toBe(unseen);
     expect(await keys(host, allocation, 4)).toBe(behind);
-    expect((await host.wait()).status).toBe(204);
+    expect((await host.wait({ 'x-agent-running-tasks': first.task_id })).status).toBe(204);
 
     await host.result(first.task_id);
     const second = await host.task('allocation.install_authorized_keys');

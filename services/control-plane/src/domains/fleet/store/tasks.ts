@@ -402,22 +402,35 @@ export async function returnTasks(
     WHERE node_tasks.id = back.id AND node_tasks.attempt = back.attempt AND status = 'dispatched'`.execute(db);
 }
 
-/** Extends the leases of tasks that their nodes say they hold. */
-export async function extendLeases(
+/** A task that was lost on its way so often waits for its lease: its host takes it and forgets it. */
+const SENT_AT_ONCE = 5;
+
+/**
+ * Compares what nodes that poll say they hold with what they were handed. What they name keeps its lease; what they do
+ * not name never arrived, or was forgotten with the process that took it, and goes back into the queue. A host that
+ * has it all the same knows it by its id, and its result counts in either state.
+ */
+export async function settleHeldTasks(
   tx: Tx,
+  nodeIds: readonly NodeId[],
   held: readonly { readonly nodeId: NodeId; readonly taskId: string }[],
   now: Date,
 ): Promise<void> {
   const lease = new Date(now.getTime() + TASK_LEASE_SECONDS * 1000);
   await sql`
-    WITH named AS (
-      SELECT t.id FROM unnest(${held.map((one) => one.nodeId)}::uuid[], ${held.map((one) => one.taskId)}::uuid[])
-        AS held (node_id, task_id)
-      JOIN node_tasks t ON t.id = held.task_id AND t.node_id = held.node_id
-      WHERE t.status = 'dispatched'
+    WITH handed AS (
+      SELECT t.id, held.task_id IS NOT NULL AS named
+      FROM node_tasks t
+      LEFT JOIN unnest(${held.map((one) => one.nodeId)}::uuid[], ${held.map((one) => one.taskId)}::uuid[])
+        AS held (node_id, task_id) ON held.task_id = t.id AND held.node_id = t.node_id
+      WHERE t.node_id = ANY(${nodeIds}::uuid[]) AND t.status = 'dispatched'
+        AND (held.task_id IS NOT NULL OR t.attempt < ${SENT_AT_ONCE})
       ORDER BY t.id FOR UPDATE OF t SKIP LOCKED
     )
-    UPDATE node_tasks SET lease_expires_at = ${lease} FROM named WHERE node_tasks.id = named.id`.execute(tx);
+    UPDATE node_tasks SET
+      status = CASE WHEN named THEN status ELSE 'queued' END,
+      lease_expires_at = CASE WHEN named THEN ${lease}::timestamptz END
+    FROM handed WHERE node_tasks.id = handed.id`.execute(tx);
 }
 
 /** Puts tasks back whose lease ran out, at most `limit`; returns the nodes that have something to fetch again. */

@@ -7,7 +7,7 @@ import { statusesMovedBy } from '../rules/node-state.js';
 import { markCertificatesUsed } from '../store/certificates.js';
 import { type Heartbeat, upsertHeartbeats } from '../store/heartbeats.js';
 import { moveNodes } from '../store/nodes.js';
-import { extendLeases } from '../store/tasks.js';
+import { settleHeldTasks } from '../store/tasks.js';
 import { Batch } from './batch.js';
 
 /** What a poll says of its node. */
@@ -21,7 +21,7 @@ export interface Poll extends Omit<Heartbeat, 'seenAt'> {
 const GAP_MILLISECONDS = 20;
 const SERIALS_REMEMBERED = 50_000;
 
-/** Records polls: heartbeat, leases of running tasks, the end of older certificates, and return into service. */
+/** Records polls: heartbeat, what became of tasks, the end of older certificates, and return into service. */
 export class Presence {
   readonly #database: Reader;
   readonly #clock: Clock;
@@ -59,7 +59,7 @@ export class Presence {
       );
       const moved = await moveNodes(tx, [...latest.keys()], statusesMovedBy('poll'), 'active', now);
       for (const node of moved) await publishStatusChange(tx, ctx, node.id, node.from, 'active', 'poll');
-      if (held.length > 0) await extendLeases(tx, held, now);
+      await settleHeldTasks(tx, [...latest.keys()], held, now);
       if (serials.length > 0) await markCertificatesUsed(tx, serials, now);
     });
     this.#remember(serials);
