@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto';
+import { type RawBuilder, sql } from 'kysely';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import type { Person } from '../harness/site.js';
+import type { Answer, Person } from '../harness/site.js';
 import { until } from '../harness/waiting.js';
 import { publicKey } from '../identity/keys.js';
 import { addMember } from '../identity/team.js';
@@ -142,6 +143,90 @@ describe('a grant', () => {
         .executeTakeFirstOrThrow();
       return row.key_set_version === 2 && row.key_set_applied_version === 2;
     });
+  });
+});
+
+describe('what is taken away while it is being given', () => {
+  const waiters = async () => {
+    const { rows } = await sql<{ count: bigint }>`
+      SELECT count(DISTINCT pid) FROM pg_locks JOIN pg_stat_activity USING (pid)
+      WHERE NOT granted AND datname = current_database()`.execute(site.db);
+    return Number(rows[0]?.count ?? 0n);
+  };
+  /** Runs `give` into a lock that the test holds, then `take`, and lets go once `take` is through or waits as well. */
+  async function overlap(lock: RawBuilder<unknown>, give: () => Promise<Answer>, take: () => Promise<Answer>) {
+    const running = await site.db.transaction().execute(async (tx) => {
+      await lock.execute(tx);
+      const given = give();
+      await until(async () => (await waiters()) >= 1, { what: 'the first to wait' });
+      let through = false;
+      const taken = take().finally(() => {
+        through = true;
+      });
+      await until(async () => through || (await waiters()) >= 2, { what: 'the second to end or to wait' });
+      if (through) await untilToldAll();
+      return { given, taken };
+    });
+    return [await running.given, await running.taken] as const;
+  }
+  const untilToldAll = () =>
+    until(async () => {
+      const open = await site.db
+        .selectFrom('outbox_events')
+        .select('id')
+        .where('event_type', 'in', ['identity.ssh_key.revoked', 'identity.membership.changed'])
+        .where('status', '<>', 'published')
+        .execute();
+      return open.length === 0;
+    });
+
+  it('a key that is revoked during a launch opens nothing', async () => {
+    const owner = await site.customer();
+    const nodeId = await site.addSilentHost();
+    const [launched, revoked] = await overlap(
+      sql`SELECT FROM wallet_balances WHERE user_id = ${owner.userId} FOR UPDATE`,
+      () => site.launch(owner, { node_id: nodeId }),
+      () => site.call({ method: 'DELETE', path: `/api/v1/ssh-keys/${owner.keyId}`, token: owner.token }),
+    );
+    expect(launched.status).toBe(201);
+    expect(revoked.status).toBeLessThan(300);
+    await until(
+      async () => {
+        const shown = await site.as(owner, 'GET', `/api/v1/allocations/${launched.body.allocation.id}`);
+        return shown.body.ssh_keys.length === 0;
+      },
+      { what: 'the end of the revoked key' },
+    );
+  });
+
+  it('a member who leaves during a grant has none', async () => {
+    const { owner, id } = await activeAllocation();
+    const colleague = await colleagueOf(owner);
+    const [granted, left] = await overlap(
+      sql`SELECT FROM ssh_keys WHERE id = ${colleague.keyId}::uuid FOR UPDATE`,
+      () =>
+        site.as(owner, 'POST', `/api/v1/allocations/${id}/access-grants`, {
+          grantee_user_id: colleague.userId,
+          ssh_key_id: colleague.keyId,
+        }),
+      () =>
+        site.call({
+          method: 'POST',
+          path: `/api/v1/v3/access/memberships/users/${colleague.userId}/remove`,
+          token: owner.token,
+          project: owner.projectId,
+          body: { project_id: owner.projectId, scope: 'tenant' },
+        }),
+    );
+    expect(granted.status).toBe(201);
+    expect(left.status).toBe(200);
+    await until(
+      async () => {
+        const shown = await site.as(owner, 'GET', `/api/v1/allocations/${id}/access-grants`);
+        return shown.body.items.every((grant: { status: string }) => grant.status === 'revoked');
+      },
+      { what: 'the end of the grant' },
+    );
   });
 });
 

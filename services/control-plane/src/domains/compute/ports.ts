@@ -25,10 +25,18 @@ export interface IdentityPort {
   shareProject(tx: Tx, projectId: ProjectId): Promise<LiveProject>;
   /** The account that the person has on every host; made on first use, never changed. */
   posixIdentityOf(tx: Tx, userId: UserId): Promise<{ readonly username: string; readonly uid: number }>;
-  /** The named keys, or the person's usual ones for `ids: null`. Refuses (400) keys that are unknown or not theirs. */
+  /**
+   * The named keys, or the person's usual ones for `ids: null`. Refuses (400) keys that are unknown or not theirs. With
+   * `held` their revocation waits for the commit: who is told of it must find every use.
+   */
   sshKeysFor(
     reader: Reader,
-    owner: { readonly userId: UserId; readonly projectId: ProjectId; readonly ids: readonly string[] | null },
+    owner: {
+      readonly userId: UserId;
+      readonly projectId: ProjectId;
+      readonly ids: readonly string[] | null;
+      readonly held?: boolean;
+    },
   ): Promise<readonly SshKey[]>;
 }
 

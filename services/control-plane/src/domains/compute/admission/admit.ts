@@ -101,6 +101,7 @@ export async function admit(
     userId: intent.userId,
     projectId: intent.projectId,
     ids: intent.sshKeyIds,
+    held: true,
   });
   const bundle = await bundleOf(tx, intent, sku);
   const account = await services.identity.posixIdentityOf(tx, intent.userId);

@@ -11,7 +11,7 @@ import { acceptsAccessChanges, hasRuntime } from '../rules/allocation-state.js';
 import { findGrant, type GrantRow, listGrants, revokeGrant, upsertGrant } from '../store/access-grants.js';
 import { type LockedAllocation, lockAllocation } from '../store/allocations.js';
 import { findAllocation } from '../views/allocation-view.js';
-import { findProjectMember } from '../views/project-members.js';
+import { holdProjectMember } from '../views/project-members.js';
 import { owns, projectIdOf, requireOwnership } from './caller.js';
 
 /** Shares the account of an allocation with another member of its project, by a key of that member. */
@@ -32,7 +32,7 @@ export function accessGrantOperations(services: AdmissionServices) {
       if (granteeId === allocation.requestedByUserId) {
         throw badRequest('grantee_is_owner', '/body/grantee_user_id', 'owns the allocation already');
       }
-      const grantee = await findProjectMember(tx, allocation.projectId, granteeId);
+      const grantee = await holdProjectMember(tx, allocation.projectId, granteeId);
       if (grantee === null) {
         throw badRequest('grantee_not_member', '/body/grantee_user_id', 'must be a member of the project');
       }
@@ -100,6 +100,7 @@ async function keyOf(
       userId: granteeId,
       projectId: allocation.projectId,
       ids: [keyId],
+      held: true,
     });
     if (key && key.ownerScope === 'user') return key;
   } catch (error) {

@@ -76,6 +76,7 @@ export function allocationOperations(services: AdmissionServices) {
       userId: allocation.requestedByUserId,
       projectId: allocation.projectId,
       ids: keyIds,
+      held: true,
     });
     await replaceOwnerKeys(tx, allocation.id, keys);
     const { version, queued } = await changeKeySet(tx, ctx, services.fleet, allocation);

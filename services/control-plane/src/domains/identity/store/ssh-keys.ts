@@ -247,6 +247,8 @@ export interface SshKeyChoice {
   readonly projectId: ProjectId | null;
   /** null: the person's default key, or every personal key where none is marked */
   readonly ids: readonly string[] | null;
+  /** in a transaction: no key of them is revoked before its commit, so that whoever hears of the end finds the use */
+  readonly held?: boolean;
 }
 
 /**
@@ -257,7 +259,8 @@ export async function sshKeysFor(reader: Reader, choice: SshKeyChoice): Promise<
   const usable = reader
     .selectFrom('ssh_keys')
     .select(['id', 'name', 'public_key', 'fingerprint', 'owner_scope', 'is_default'])
-    .where('revoked_at', 'is', null);
+    .where('revoked_at', 'is', null)
+    .$if(choice.held === true, (query) => query.forShare());
   const toRef = (row: Awaited<ReturnType<typeof usable.execute>>[number]): SshKeyRef => ({
     id: asId(row.id),
     name: row.name,
