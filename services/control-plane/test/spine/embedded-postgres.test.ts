@@ -76,10 +76,24 @@ describe('the embedded server', () => {
     ).toBe(false);
   });
 
+  it('is left alone by a process that comes while its own is still there', async () => {
+    const program = startProgram(new URL('embedded-postgres-program.ts', import.meta.url), {
+      TEST_DIRECTORY: directory,
+    });
+    const line = await until(() => /server (\d+) (\S+)/.exec(program.output()), { what: 'the server of the program' });
+    const intruder = startEmbeddedPostgres({ directory, patienceMilliseconds: 100 });
+    await expect(intruder).rejects.toThrow(/in use by another process/);
+    expect(await ask(line[2] ?? '', 'SELECT answer FROM committed')).toEqual([{ answer: 42 }]);
+    // One that is about to end is waited for.
+    const [successor] = await Promise.all([start(), program.kill()]);
+    expect(await ask(successor.url, 'SELECT answer FROM committed')).toEqual([{ answer: 42 }]);
+  });
+
   it('starts over the lock file of a server that was killed, also when its number belongs to another process now', async () => {
     const first = await start();
     await ask(first.url, 'CREATE TABLE committed AS SELECT 42 AS answer');
     process.kill(first.processId, 'SIGKILL');
+    await first.stop();
     const lockFile = path.join(directory, 'postgres', 'data', 'postmaster.pid');
     await until(() => !existsSync(`/proc/${first.processId}`));
     const lines = (await readFile(lockFile, 'utf8')).split('\n');

@@ -7,6 +7,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import pg from 'pg';
 import { type Account, accountFor, canRead } from './account.js';
 import { type Binaries, findBinaries } from './binaries.js';
+import { type DirectoryLock, lockDirectory } from './directory-lock.js';
 
 export interface EmbeddedPostgresOptions {
   /** everything of the server lies in here: data, password, log */
@@ -21,6 +22,8 @@ export interface EmbeddedPostgresOptions {
   readonly sharedBuffersMegabytes?: number;
   /** where the server cannot live inside `directory`: for root, whose files its account cannot reach */
   readonly stateRoot?: string;
+  /** how long a process that is just giving the directory up is waited for; default 10 s */
+  readonly patienceMilliseconds?: number;
 }
 
 export interface EmbeddedPostgres {
@@ -37,15 +40,31 @@ export interface EmbeddedPostgres {
 const USER = 'gpuaas';
 const START_TIMEOUT_MILLISECONDS = 60_000;
 const STOP_TIMEOUT_MILLISECONDS = 60_000;
+const PATIENCE_MILLISECONDS = 10_000;
 
 /**
  * Starts the PostgreSQL server of the npm package on loopback, with the data in `directory`, or takes over one that
  * still runs there after its parent was killed. The first start makes the cluster and a random password (mode 0600).
  * As root the server runs under the account `postgres`, which is made where it is missing.
+ * Throws where another process uses the directory: whoever stops first would stop the server of both.
  */
 export async function startEmbeddedPostgres(options: EmbeddedPostgresOptions): Promise<EmbeddedPostgres> {
   const directory = path.resolve(options.directory);
   await mkdir(directory, { recursive: true, mode: 0o700 });
+  const lock = await lockDirectory(directory, options.patienceMilliseconds ?? PATIENCE_MILLISECONDS);
+  try {
+    return await startLocked(directory, lock, options);
+  } catch (error) {
+    await lock.release();
+    throw error;
+  }
+}
+
+async function startLocked(
+  directory: string,
+  lock: DirectoryLock,
+  options: EmbeddedPostgresOptions,
+): Promise<EmbeddedPostgres> {
   const account = await accountFor();
   const binaries = await findBinaries(account);
   const home = await homeOf(directory, account, options.stateRoot ?? '/var/lib/gpuaas');
@@ -80,7 +99,10 @@ export async function startEmbeddedPostgres(options: EmbeddedPostgresOptions): P
       port: server.port,
       processId: server.processId,
       adopted,
-      stop: () => stop(server.processId),
+      stop: async () => {
+        await stop(server.processId);
+        await lock.release();
+      },
     };
   }
 }
