@@ -164,6 +164,14 @@ export const topologyReport = z.object({
   gpus: z.array(gpuFact).nullable(),
   nvme: z.array(nvmeFact).nullable(),
   fabric: z.array(fabricFact).nullable(),
+  /**
+   * The guest images that the host keeps and has verified: it starts guests from no others. Absent or null where it
+   * keeps none and fetches what a launch names.
+   */
+  images: z
+    .array(z.object({ ref: z.string(), digest: z.string().regex(/^sha256:[0-9a-f]{64}$/), verified_at: timestamp }))
+    .nullable()
+    .optional(),
   /** Proposals in the shape that the slots of a node are written in; always `disabled`, an operator decides. */
   candidate_slots: z.array(
     z.object({

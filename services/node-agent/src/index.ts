@@ -10,6 +10,7 @@ export {
   H200_SHAPE,
   type SimulatedFault,
   type SimulatedHostOptions,
+  type SimulatedImage,
   type SimulatedShape,
 } from './host/simulated/simulated-host.js';
 export { openFileStore, StateDirectoryError } from './store/file-store.js';

@@ -403,6 +403,7 @@ export interface NodeFacts {
   port_reachable: boolean | null;
   port_dialled_at: NullableTimestamp;
   carries_slices: GeneratedAlways<boolean>;
+  keeps_images: GeneratedAlways<boolean>;
 }
 
 export interface NodeHeartbeats {
@@ -412,6 +413,13 @@ export interface NodeHeartbeats {
   agent_commit: string | null;
   agent_built_at: string | null;
   boot_id: string | null;
+}
+
+export interface NodeImageCache {
+  node_id: string;
+  digest: string;
+  image_ref: string;
+  verified_at: Timestamp;
 }
 
 export interface NodeTaskLateResults {
@@ -993,6 +1001,7 @@ export interface Database {
   node_certificates: NodeCertificates;
   node_facts: NodeFacts;
   node_heartbeats: NodeHeartbeats;
+  node_image_cache: NodeImageCache;
   node_task_late_results: NodeTaskLateResults;
   node_tasks: NodeTasks;
   node_tokens: NodeTokens;

@@ -245,6 +245,25 @@ describe('a guest', () => {
     expect(await tally(nodeId)).toEqual({ available: 8 });
   });
 
+  it('boots only from an image that its host keeps, where the host keeps any', async () => {
+    const image = await site.db
+      .selectFrom('os_images')
+      .select(['source_uri', 'digest_sha256'])
+      .where('slug', '=', 'ubuntu-24.04-h200-cuda')
+      .executeTakeFirstOrThrow();
+    await addSlicedHost(site, {
+      region: 'images',
+      images: [{ ref: image.source_uri, digest: `sha256:${image.digest_sha256}` }],
+    });
+    const person = await site.customer();
+    const wants = (slug: string) =>
+      guest(1, 'images', { scheduler_request: { sku: SLICE_SKU, region_code: 'images', os_image_slug: slug } });
+    const refused = await site.launch(person, wants('ubuntu-24.04-h200-base'));
+    expect([refused.status, refused.body.details.reason]).toEqual([409, 'readiness_blocked']);
+    const launched = await site.launch(person, wants('ubuntu-24.04-h200-cuda'));
+    await site.untilStatus(person, launched.body.allocation.id, 'active');
+  });
+
   it('lets in whoever its owner says, like any other allocation', async () => {
     await addSlicedHost(site, { region: 'keys' });
     const person = await site.customer();

@@ -5,6 +5,7 @@ import {
   createSimulatedHost,
   type NodeAgent,
   type SimulatedFault,
+  type SimulatedImage,
 } from '@gpuaas/node-agent';
 import { type Answer, type Person, type SiteOptions, startTestSite, type TestSite } from '../harness/site.js';
 import { until } from '../harness/waiting.js';
@@ -25,6 +26,7 @@ let keys = 0;
 
 export interface HostOptions {
   readonly faults?: readonly SimulatedFault[];
+  readonly images?: readonly SimulatedImage[];
   readonly region?: string;
   readonly sku?: string;
 }
@@ -86,7 +88,16 @@ export async function startComputeSite(options: SiteOptions = {}): Promise<Compu
         build: { version: '0.0.0-test', commit: null, builtAt: null },
         shutdownGraceMilliseconds: 500,
       },
-      { host: createSimulatedHost({ nodeId, store, faults: given.faults ?? [] }), store, log },
+      {
+        host: createSimulatedHost({
+          nodeId,
+          store,
+          faults: given.faults ?? [],
+          ...(given.images && { images: given.images }),
+        }),
+        store,
+        log,
+      },
     );
     agents.push(agent);
     await agent.start();

@@ -28,14 +28,23 @@ const hex = (value: number) => value.toString(16).padStart(2, '0');
 async function addHost(
   sku: string,
   slots: readonly SlotGiven[],
-  given: Partial<NodeGiven> & { readonly blockers?: readonly unknown[] } = {},
+  given: Partial<NodeGiven> & { readonly blockers?: readonly unknown[]; readonly images?: readonly string[] } = {},
 ): Promise<NodeId> {
   const [nodeId] = await site.addNodes(1, { sku, sliceMode: true, ...given });
   if (nodeId === undefined) throw new Error('no node');
   await site.db
     .insertInto('node_facts')
-    .values({ node_id: nodeId, topology: JSON.stringify({ blockers: given.blockers ?? [] }) })
+    .values({
+      node_id: nodeId,
+      topology: JSON.stringify({ blockers: given.blockers ?? [], images: given.images ?? null }),
+    })
     .execute();
+  for (const digest of given.images ?? []) {
+    await site.db
+      .insertInto('node_image_cache')
+      .values({ node_id: nodeId, digest, image_ref: 'oci://images.test/x', verified_at: START })
+      .execute();
+  }
   await site.db
     .insertInto('gpuaas_node_resource_slots')
     .values(
@@ -64,13 +73,14 @@ async function addHost(
 
 const plain = (count: number): SlotGiven[] => Array.from({ length: count }, () => ({}));
 
-type Wish = Partial<Pick<SliceWish, 'count' | 'regionCode' | 'nodeId'>>;
+type Wish = Partial<Pick<SliceWish, 'count' | 'regionCode' | 'nodeId' | 'imageDigest'>>;
 const wish = (sku: string, gpuCount: number, more: Wish = {}): SliceWish => ({
   sku,
   gpuCount,
   count: more.count ?? 1,
   regionCode: more.regionCode ?? null,
   nodeId: more.nodeId ?? null,
+  imageDigest: more.imageDigest ?? null,
   now: START,
 });
 
@@ -230,6 +240,23 @@ describe('placement of guests', () => {
       freeGpus: 1,
       unclaimedGpus: 7,
     });
+  });
+
+  it('passes over hosts that keep images, but not the one to boot from', async () => {
+    const sku = 'images';
+    const [wanted, other] = [`sha256:${'a'.repeat(64)}`, `sha256:${'b'.repeat(64)}`];
+    const bare = await addHost(sku, plain(1), { images: [] });
+    await addHost(sku, plain(1), { images: [other] });
+    const having = await addHost(sku, plain(1), { images: [other, wanted] });
+    expect((await site.fleet.sliceRoom(site.db, { ...wish(sku, 1, { count: 3 }), imageDigest: wanted })).places).toBe(
+      1,
+    );
+    const named = place(sku, 1, { nodeId: bare, imageDigest: wanted });
+    expect(await refusalOf(named)).toMatchObject({ code: 'sku_unavailable', reason: 'readiness_blocked' });
+    expect((await place(sku, 1, { count: 3, imageDigest: wanted })).map((slice) => slice.nodeId)).toEqual([having]);
+    // one that keeps none fetches what it is told to boot
+    const fetching = await addHost(sku, plain(1));
+    expect((await place(sku, 1, { imageDigest: wanted }))[0]?.nodeId).toBe(fetching);
   });
 
   it('says of a named node why it cannot be had', async () => {

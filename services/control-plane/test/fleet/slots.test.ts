@@ -163,6 +163,30 @@ describe('the slots of a node', () => {
     });
   });
 
+  it('are unhealthy while their host does not report the GPU, and healthy once it does again', async () => {
+    const { nodeId } = await addSlicedHost(site, { region: 'lost-gpu', slots: 2 });
+    const [lost] = await listSlots(nodeId);
+    // As if the operator's card had been moved to another place of the same host.
+    const elsewhere = '0000:ff:00.0';
+    const relabel = (from: string, to: string) =>
+      site.db
+        .updateTable('gpuaas_node_resource_slots')
+        .set({ pci_address: to })
+        .where('node_id', '=', nodeId)
+        .where('pci_address', '=', from)
+        .execute();
+    await relabel(lost.pci_address, elsewhere);
+    await discover(site, nodeId);
+    expect(await listSlots(nodeId)).toMatchObject([
+      { health_state: 'device_missing', health_detail: { reason: 'device_missing' } },
+      { health_state: 'healthy' },
+    ]);
+    expect((await findNode(nodeId)).slot_summary).toMatchObject({ available: 2, schedulable_available: 1 });
+    await relabel(elsewhere, lost.pci_address);
+    await discover(site, nodeId);
+    expect((await findNode(nodeId)).slot_summary.schedulable_available).toBe(2);
+  });
+
   it('are recorded when they change, and belong to operators alone', async () => {
     const { nodeId } = await addSlicedHost(site, { region: 'record', slots: 1 });
     const entries = await site.db

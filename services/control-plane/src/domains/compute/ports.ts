@@ -137,6 +137,8 @@ export interface SliceWish {
   /** guests */
   readonly count: number;
   readonly regionCode: string | null;
+  /** what the guests boot from, `sha256:` and hex; a host that keeps images must have it */
+  readonly imageDigest: string | null;
   readonly now: Date;
 }
 

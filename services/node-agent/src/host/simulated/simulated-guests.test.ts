@@ -115,6 +115,20 @@ describe('a guest of a simulated host', () => {
     expect(await codeOf(faulty.beforeTask?.('slice.vm_provision', signal) ?? Promise.resolve())).toBe('vfio');
   });
 
+  it('boots from what its host keeps, where the host keeps images at all', async () => {
+    const wanted = order([0]);
+    const keeps = (digest: string) =>
+      createSimulatedHost({
+        nodeId: 'n',
+        store: createMemoryStore(),
+        images: [{ ref: 'oci://images.test/x', digest }],
+      });
+    expect(await codeOf(guestsOf(keeps(`sha256:${'b'.repeat(64)}`)).ensureGuest(wanted))).toBe('image');
+    expect(await codeOf(guestsOf(keeps(wanted.image.digest)).ensureGuest(wanted))).toBe('no error');
+    expect((await keeps(wanted.image.digest).topology()).images).toMatchObject([{ digest: wanted.image.digest }]);
+    expect((await host.topology()).images).toBeNull();
+  });
+
   it('shares nothing with another guest, whatever is asked in whatever order', async () => {
     const step = fc.record({
       starts: fc.boolean(),

@@ -65,11 +65,19 @@ const faultFile = z.object({
   ),
 });
 
+export interface SimulatedImage {
+  ref: string;
+  /** `sha256:` and hex */
+  digest: string;
+}
+
 export interface SimulatedHostOptions {
   nodeId: string;
   store: StateStore;
   shape?: SimulatedShape;
   faults?: readonly SimulatedFault[];
+  /** The guest images that the host keeps, by digest; without it, it keeps none and fetches what a launch names. */
+  images?: readonly SimulatedImage[];
   /** Reads a control file, before each task, that an operator of the simulation writes; null when there is none. */
   readFaultFile?: () => Promise<string | null>;
   timer?: Timer;
@@ -172,7 +180,12 @@ export function createSimulatedHost(options: SimulatedHostOptions): HostPort {
       }),
 
     guests: {
-      ensureGuest: (order) => mutex.run(() => guests.ensure(order)),
+      ensureGuest: (order) =>
+        mutex.run(() => {
+          const kept = options.images?.some((image) => image.digest === order.image.digest) ?? true;
+          if (!kept) throw new HostError('image', 'the host keeps no image of this digest');
+          return guests.ensure(order);
+        }),
       ensureGuestAbsent: (allocationId, slots, wipePolicy) =>
         mutex.run(async () => {
           const document = await load();
@@ -186,7 +199,11 @@ export function createSimulatedHost(options: SimulatedHostOptions): HostPort {
       rebootGuest: (allocationId) => mutex.run(() => guests.reboot(allocationId)),
     },
 
-    topology: () => mutex.run(async () => simulatedTopology(nodeId, shape, (await load()).boot_id)),
+    topology: () =>
+      mutex.run(async () => ({
+        ...simulatedTopology(nodeId, shape, (await load()).boot_id),
+        images: options.images?.map((image) => ({ ...image, verified_at: IMAGES_VERIFIED_AT })) ?? null,
+      })),
     healthChecks: async (allocationId) => {
       const gpus = { name: 'gpus', status: 'ok', detail: `${shape.gpuCount} of ${shape.gpuCount} answer` } as const;
       if (allocationId === null) return [gpus];
@@ -236,6 +253,9 @@ export function createSimulatedHost(options: SimulatedHostOptions): HostPort {
     },
   };
 }
+
+/** When the images of a simulated host were verified: before the host existed. */
+const IMAGES_VERIFIED_AT = '2026-01-01T00:00:00.000Z';
 
 const bundleDirectory = (allocationId: string) => `/etc/gpuaas/runtime/${allocationId}`;
 const identify = (user: RuntimeUser) => ({ allocation_id: user.allocationId, username: user.username, uid: user.uid });

@@ -132,7 +132,13 @@ export async function admit(
     ),
   );
 
-  const places = await takePlaces(tx, services.fleet, { ...intent, sku, gpus: gpus.gpus, now: ctx.clock.now() });
+  const places = await takePlaces(tx, services.fleet, {
+    ...intent,
+    sku,
+    gpus: gpus.gpus,
+    imageDigest: made.guest?.digest ?? null,
+    now: ctx.clock.now(),
+  });
   // Read only now that the places are held: the claims before these ended while this launch waited for its turn.
   const now = ctx.clock.now();
   for (const unplaced of wanted.slice(places.length)) await services.funds.release(tx, unplaced);

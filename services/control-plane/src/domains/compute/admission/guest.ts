@@ -12,6 +12,8 @@ const sliceProfiles = z.object({
 
 export interface Guest {
   readonly image: ImageRow;
+  /** `sha256:` and hex */
+  readonly digest: string;
   readonly shape: GuestShape;
 }
 
@@ -57,6 +59,7 @@ export async function decideGuest(
     ok: true,
     guest: {
       image,
+      digest: `sha256:${image.digest_sha256}`,
       shape: {
         imageRef: image.source_uri,
         digestSha256: image.digest_sha256,

@@ -15,6 +15,8 @@ export interface PlaceWish {
   readonly atLeast: number;
   readonly regionCode: string | null;
   readonly nodeId: NodeId | null;
+  /** of a guest */
+  readonly imageDigest: string | null;
   readonly now: Date;
 }
 
@@ -35,14 +37,15 @@ export async function takePlaces(tx: Tx, fleet: FleetPort, wish: PlaceWish): Pro
 }
 
 async function lockPlaces(tx: Tx, fleet: FleetPort, wish: PlaceWish): Promise<readonly Place[]> {
-  const { sku, gpus, count, regionCode, nodeId, now } = wish;
+  const { sku, gpus, count, regionCode, nodeId, imageDigest, now } = wish;
   switch (shapeOf(sku.resourceClass)) {
     case 'baremetal': {
       const hosts = await fleet.lockFreeNodes(tx, { sku: sku.sku, regionCode, count, nodeId, now });
       return hosts.map((host) => placeOfHost(host, sku, gpus));
     }
     case 'gpu_slice': {
-      const slices = await fleet.lockFreeSlots(tx, { sku: sku.sku, gpuCount: gpus, regionCode, count, nodeId, now });
+      const guests = { sku: sku.sku, gpuCount: gpus, regionCode, count, imageDigest, now };
+      const slices = await fleet.lockFreeSlots(tx, { ...guests, nodeId });
       return slices.map((slice) => placeOfSlice(slice, sku, gpus));
     }
     case null:
@@ -57,7 +60,7 @@ export async function capacityGate(reader: Reader, fleet: FleetPort, wish: Place
 }
 
 async function roomOf(reader: Reader, fleet: FleetPort, wish: PlaceWish) {
-  const { sku, gpus, count, regionCode, now } = wish;
+  const { sku, gpus, count, regionCode, imageDigest, now } = wish;
   switch (shapeOf(sku.resourceClass)) {
     case 'baremetal': {
       const free = await countFreeHosts(reader, { sku: sku.sku, regionCode, atMost: count, now });
@@ -65,7 +68,8 @@ async function roomOf(reader: Reader, fleet: FleetPort, wish: PlaceWish) {
       return { free, unclaimed };
     }
     case 'gpu_slice': {
-      const room = await fleet.sliceRoom(reader, { sku: sku.sku, gpuCount: gpus, regionCode, count, now });
+      const guests = { sku: sku.sku, gpuCount: gpus, regionCode, count, imageDigest, now };
+      const room = await fleet.sliceRoom(reader, guests);
       return { free: room.places, unclaimed: room.unclaimedGpus, freeGpus: room.freeGpus, gpusWanted: gpus };
     }
     case null:

@@ -69,10 +69,17 @@ export async function precheckLaunch(
   const hourly = sellable !== null && gpus?.ok ? hourlyMinor(sellable, gpus.gpus) * BigInt(intent.count) : null;
 
   const keys = await findKeys(db, services, intent);
+  const image = row && sellable && gpus?.ok ? await findImage(db, row, sellable, gpus.gpus, intent) : null;
   const capacity =
     sellable === null || !gpus?.ok
       ? null
-      : await capacityGate(db, services.fleet, { ...intent, sku: sellable, gpus: gpus.gpus, now: ctx.clock.now() });
+      : await capacityGate(db, services.fleet, {
+          ...intent,
+          sku: sellable,
+          gpus: gpus.gpus,
+          imageDigest: image?.digest ?? null,
+          now: ctx.clock.now(),
+        });
   const funds =
     sellable === null || hourly === null
       ? null
@@ -89,11 +96,7 @@ export async function precheckLaunch(
   const checks: Check[] = [
     check('project', OPEN, 'the project may launch'),
     check('sku', skuGate, `${intent.sku} is on sale`),
-    check(
-      'image',
-      row && sellable && gpus?.ok ? await imageGate(db, row, sellable, gpus.gpus, intent) : null,
-      'the image fits',
-    ),
+    check('image', image?.gate ?? null, 'the image fits'),
     check('region', await regionGate(db, intent), intent.regionCode ?? 'any region'),
     keys.ok ? keyCheck(keys.keys) : check('ssh_key', keys.gate, ''),
     check('capacity', capacity, 'there is room'),
@@ -127,12 +130,19 @@ export async function precheckLaunch(
   };
 }
 
-async function imageGate(db: Reader, row: SkuRow, sku: SkuFacts, gpus: number, intent: AdmissionIntent): Promise<Gate> {
+/** The image of the launch and, of a guest, what identifies it. */
+async function findImage(
+  db: Reader,
+  row: SkuRow,
+  sku: SkuFacts,
+  gpus: number,
+  intent: AdmissionIntent,
+): Promise<{ readonly gate: Gate; readonly digest: string | null }> {
   const image = intent.osImageSlug === null ? undefined : await findImageBySlug(db, intent.osImageSlug);
   const gate = decideImage(intent.osImageSlug, image ? imageFacts(image) : null, sku);
-  if (!gate.ok) return gate;
-  const guest = await decideGuest(db, row, sku, gpus, image);
-  return guest.ok ? gate : guest;
+  if (!gate.ok) return { gate, digest: null };
+  const made = await decideGuest(db, row, sku, gpus, image);
+  return made.ok ? { gate, digest: made.guest?.digest ?? null } : { gate: made, digest: null };
 }
 
 async function regionGate(db: Reader, intent: AdmissionIntent): Promise<Gate> {

@@ -6,7 +6,9 @@ import { command, type OperationHandlers, query } from '../../../spine/operation
 import { conflict } from '../../../spine/refusal.js';
 import { toWireTimeOrNull } from '../../../spine/wire.js';
 import type { FleetServices } from '../services.js';
+import { replaceImages } from '../store/image-cache.js';
 import { getNode, lockNode, recordFacts } from '../store/nodes.js';
+import { noteDevices } from '../store/slots.js';
 import { findNewestTask, type TaskRow } from '../store/tasks.js';
 import type { NodeTaskResultHandler, TaskQueue } from '../tasks/task-queue.js';
 
@@ -77,6 +79,8 @@ export const discoveryResults: NodeTaskResultHandler = {
       report.value.output,
       { taskId: task.id, at: outcome.at },
     );
+    await replaceImages(tx, task.nodeId, report.value.output.images ?? []);
+    await noteDevices(tx, task.nodeId, report.value.output.gpus ?? [], outcome.at);
   },
 };
 

@@ -342,7 +342,7 @@ function sharedDevices(contents: readonly SlotContent[], known: readonly KnownSl
 const PCI = /^(?:([0-9a-f]{4,8}):)?([0-9a-f]{2}:[0-9a-f]{2}\.[0-7])$/;
 
 /** A PCI address as the kernel writes it; a text that is none stays as it is, for the form's own check. */
-function pciOf(text: string | null | undefined): string | null {
+export function pciOf(text: string | null | undefined): string | null {
   if (text === null || text === undefined || text.trim() === '') return null;
   const address = text.trim().toLowerCase();
   const match = PCI.exec(address);

@@ -19,6 +19,8 @@ export interface SliceWish {
   readonly regionCode: string | null;
   /** this node and no other */
   readonly nodeId: NodeId | null;
+  /** what the guests boot from, `sha256:` and hex; null: whatever */
+  readonly imageDigest: string | null;
   readonly now: Date;
 }
 
@@ -98,7 +100,7 @@ async function takeFrom(
   for (const host of hosts) {
     if (taken.length === count) break;
     await sql`SAVEPOINT slice_host`.execute(tx);
-    const locked = await lockIfReady(tx, host.id, wish.now, locking);
+    const locked = await lockIfReady(tx, host.id, wish, locking);
     const places = locked ? await placesOn(tx, host, wish, count - taken.length) : [];
     // Also where no row came back: a wait may end with the lock on a row that no longer qualifies.
     if (places.length === 0) await sql`ROLLBACK TO SAVEPOINT slice_host`.execute(tx);
@@ -108,17 +110,27 @@ async function takeFrom(
   return taken;
 }
 
-/** What makes a node a host of slices right now, as conditions on `n`. */
-function readiness(now: Date): RawBuilder<unknown> {
+type Demand = Pick<SliceWish, 'imageDigest' | 'now'>;
+
+/** What makes a node a host of such guests right now, as conditions on `n`. */
+function readiness(wish: Demand): RawBuilder<unknown> {
   return sql`n.status = 'active' AND n.slice_mode AND n.removed_at IS NULL
-    AND (SELECT h.last_seen_at FROM node_heartbeats h WHERE h.node_id = n.id) >= ${freshSince(now)}
-    AND EXISTS (SELECT FROM node_facts f WHERE f.node_id = n.id AND f.carries_slices)`;
+    AND (SELECT h.last_seen_at FROM node_heartbeats h WHERE h.node_id = n.id) >= ${freshSince(wish.now)}
+    AND EXISTS (SELECT FROM node_facts f WHERE f.node_id = n.id AND f.carries_slices AND ${bootable(wish)})`;
 }
 
-async function lockIfReady(tx: Tx, nodeId: NodeId, now: Date, locking: RawBuilder<unknown>): Promise<boolean> {
+/** A host that keeps a store of images starts guests from nothing else; `f` are the facts of the node. */
+function bootable({ imageDigest }: Demand): RawBuilder<unknown> {
+  return imageDigest === null
+    ? sql`true`
+    : sql`(NOT f.keeps_images
+        OR EXISTS (SELECT FROM node_image_cache i WHERE i.node_id = f.node_id AND i.digest = ${imageDigest}))`;
+}
+
+async function lockIfReady(tx: Tx, nodeId: NodeId, wish: Demand, locking: RawBuilder<unknown>): Promise<boolean> {
   // Not FOR UPDATE: whoever queues a task for the node or notes a claim on it only points to its row.
   const found = await sql`
-    SELECT n.id FROM nodes n WHERE n.id = ${nodeId} AND ${readiness(now)} FOR NO KEY UPDATE OF n ${locking}`.execute(
+    SELECT n.id FROM nodes n WHERE n.id = ${nodeId} AND ${readiness(wish)} FOR NO KEY UPDATE OF n ${locking}`.execute(
     tx,
   );
   return found.rows.length === 1;
@@ -147,7 +159,7 @@ async function fittingHosts(
       SELECT node_id, min(closest) AS closest, min(free) AS free FROM place GROUP BY node_id
     )
     SELECT n.id, n.region_code FROM host JOIN nodes n ON n.id = host.node_id
-    WHERE ${readiness(wish.now)} ${region}
+    WHERE ${readiness(wish)} ${region}
     ORDER BY host.closest IS NULL, n.open_claims = 0, coalesce(host.closest, host.free), host.free, n.placement_key
     LIMIT ${limit}`.execute(tx);
   return result.rows.map((row) => ({ id: asId(row.id), regionCode: row.region_code }));
@@ -227,12 +239,9 @@ async function takeOnNamedNode(tx: Tx, nodeId: NodeId, wish: SliceWish): Promise
   if (wish.regionCode !== null && node.regionCode !== wish.regionCode) {
     throw refuse('sku_unavailable', { reason: 'node_does_not_match', ...current });
   }
-  const facts = await tx
-    .selectFrom('node_facts')
-    .select('carries_slices')
-    .where('node_id', '=', nodeId)
-    .executeTakeFirst();
-  if (facts?.carries_slices !== true) throw refuse('sku_unavailable', { reason: 'readiness_blocked', ...current });
+  const facts = await sql`
+    SELECT FROM node_facts f WHERE f.node_id = ${nodeId} AND f.carries_slices AND ${bootable(wish)}`.execute(tx);
+  if (facts.rows.length === 0) throw refuse('sku_unavailable', { reason: 'readiness_blocked', ...current });
   const places = await placesOn(tx, { id: node.id, regionCode: node.regionCode }, wish, wish.count);
   if (places.length === 0) {
     throw node.openClaims > 0
@@ -256,7 +265,7 @@ export async function sliceRoom(reader: Reader, wish: Omit<SliceWish, 'nodeId'>)
   const region = wish.regionCode === null ? sql`` : sql`AND n.region_code = ${wish.regionCode}`;
   const result = await sql<{ places: bigint; free: bigint; unclaimed: bigint }>`
     WITH place AS (
-      SELECT count(*) FILTER (WHERE s.schedulable AND ${readiness(wish.now)}) AS free, count(*) AS unclaimed
+      SELECT count(*) FILTER (WHERE s.schedulable AND ${readiness(wish)}) AS free, count(*) AS unclaimed
       FROM gpuaas_node_resource_slots s JOIN nodes n ON n.id = s.node_id
       WHERE s.sku = ${wish.sku} AND s.status = 'available' AND n.removed_at IS NULL ${region}
       GROUP BY s.node_id, s.topology_group

@@ -2,7 +2,7 @@ import { type AllocationId, asId, type NodeId, newId, redact, type SlotId } from
 import { type TopologyReport, topologyReport } from '@gpuaas/node-protocol';
 import { sql } from 'kysely';
 import type { Reader, Tx } from '../../../spine/operation.js';
-import type { SlotContent } from '../rules/slot-declaration.js';
+import { pciOf, type SlotContent } from '../rules/slot-declaration.js';
 import { type SlotEvent, type SlotStatus, slotMove } from '../rules/slot-state.js';
 
 const COLUMNS = [
@@ -128,6 +128,33 @@ export async function keepSliceMode(tx: Tx, nodeId: NodeId, now: Date): Promise<
   if (row === undefined) throw new Error(`node ${nodeId} has gone`);
   return row.slice_mode;
 }
+
+/**
+ * Compares offered slots with the GPUs that the host reports: one whose GPU is gone is not healthy until it is back.
+ * What somebody claims is left to its own teardown.
+ */
+export async function noteDevices(
+  tx: Tx,
+  nodeId: NodeId,
+  gpus: readonly { readonly pci_address: string }[],
+  now: Date,
+): Promise<void> {
+  const addresses = gpus.map((gpu) => pciOf(gpu.pci_address)).filter((address) => address !== null);
+  const mark = (from: string, to: string, detail: Readonly<Record<string, unknown>>) =>
+    tx
+      .updateTable('gpuaas_node_resource_slots')
+      .set({ health_state: to, health_detail: JSON.stringify(detail), updated_at: now })
+      .where('node_id', '=', nodeId)
+      .where('capacity_shape', '=', 'gpu_slice')
+      .where('status', '=', 'available')
+      .where('health_state', '=', from);
+  await mark('healthy', DEVICE_MISSING, { reason: DEVICE_MISSING })
+    .where(sql<boolean>`pci_address <> ALL (${addresses}::text[])`)
+    .execute();
+  await mark(DEVICE_MISSING, 'healthy', {}).where(sql<boolean>`pci_address = ANY (${addresses}::text[])`).execute();
+}
+
+const DEVICE_MISSING = 'device_missing';
 
 export interface SlotsMove {
   readonly slotIds: readonly SlotId[];
