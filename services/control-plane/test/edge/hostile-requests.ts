@@ -16,6 +16,8 @@ export interface KnownIds {
   readonly projects: readonly string[];
   readonly tenants: readonly string[];
   readonly users: readonly string[];
+  /** of other kinds, by the name that they have in paths and bodies */
+  readonly named: Readonly<Record<string, readonly string[]>>;
 }
 
 type Schema = Readonly<Record<string, unknown>>;
@@ -165,7 +167,7 @@ function pathOf(route: OperationRoute, parameters: readonly Schema[], known: Kno
   const segment = (name: string) => {
     const schema = parameters.find((parameter) => parameter.in === 'path' && parameter.name === name)?.schema;
     return fc.oneof(
-      { weight: 8, arbitrary: schemaValue(name, schema, known).map((value) => percentEncoded(String(value))) },
+      { weight: 24, arbitrary: schemaValue(name, schema, known).map((value) => percentEncoded(String(value))) },
       { weight: 1, arbitrary: NASTY_TEXT.map(percentEncoded) },
       { weight: 1, arbitrary: fc.constantFrom('%', '%zz', '%00', '..', '%2e%2e', '%2f', '', '%ff', 'a'.repeat(3000)) },
     );
@@ -189,8 +191,8 @@ function queryOf(parameters: readonly Schema[], known: KnownIds): fc.Arbitrary<s
       fc.constantFrom(`${label}`, `${label}=%ff`, `${label}=%zz`, `${label}[a]=1`, `${label}=1&${label}=2`),
     );
     return fc.oneof(
-      { weight: required === true ? 8 : 3, arbitrary: good },
-      { weight: required === true ? 0 : 5, arbitrary: fc.constant('') },
+      { weight: required === true ? 24 : 8, arbitrary: good },
+      { weight: required === true ? 0 : 16, arbitrary: fc.constant('') },
       { weight: 1, arbitrary: bad },
     );
   });
@@ -202,8 +204,8 @@ function headersOf(definition: OperationDefinition, known: KnownIds): fc.Arbitra
     kind === 'none'
       ? fc.constant(null)
       : fc.oneof(
-          { weight: 8, arbitrary: fc.constantFrom(...ids) },
-          { weight: kind === 'required' ? 1 : 4, arbitrary: fc.constant(null) },
+          { weight: 24, arbitrary: fc.constantFrom(...ids) },
+          { weight: kind === 'required' ? 1 : 12, arbitrary: fc.constant(null) },
           { weight: 1, arbitrary: fc.constantFrom('', 'x', ids[0]?.toUpperCase() ?? '', `${ids[0]}, ${ids[0]}`) },
         );
   return fc
@@ -211,8 +213,8 @@ function headersOf(definition: OperationDefinition, known: KnownIds): fc.Arbitra
       'x-project-id': place(definition.projectHeader, known.projects),
       'x-tenant-id': place(definition.tenantHeader, known.tenants),
       'idempotency-key': fc.oneof(
-        { weight: 6, arbitrary: fc.uuid() },
-        { weight: 3, arbitrary: fc.constant(null) },
+        { weight: 16, arbitrary: fc.uuid() },
+        { weight: 8, arbitrary: fc.constant(null) },
         { weight: 1, arbitrary: fc.constantFrom('same', '', ' ', 'k'.repeat(200), '\u00ff\u00fe') },
       ),
       'x-request-id': fc.constantFrom(null, null, null, 'ok', 'a'.repeat(500), '\u00e9', '{}'),
@@ -362,20 +364,22 @@ function textOfSchema(name: string, schema: Schema, known: KnownIds): fc.Arbitra
 }
 
 function idOf(name: string, known: KnownIds): fc.Arbitrary<string> {
-  const kin = /project/.test(name)
-    ? known.projects
-    : /tenant|org/.test(name)
-      ? known.tenants
-      : /user|actor/.test(name)
-        ? known.users
-        : [];
   const strange = fc.oneof(fc.uuid(), fc.constant('ffffffff-ffff-ffff-ffff-ffffffffffff'));
+  const kin = kinOf(name, known);
   if (kin.length === 0) return strange;
   return fc.oneof(
     { weight: 6, arbitrary: fc.constantFrom(...kin) },
     { weight: 1, arbitrary: fc.constantFrom(...kin).map((id) => id.toUpperCase()) },
     { weight: 1, arbitrary: strange },
   );
+}
+
+function kinOf(name: string, known: KnownIds): readonly string[] {
+  const exact = known.named[name];
+  if (exact !== undefined) return exact;
+  if (/project/.test(name)) return known.projects;
+  if (/tenant|org/.test(name)) return known.tenants;
+  return /user|actor/.test(name) ? known.users : [];
 }
 
 function resolve(schema: unknown): Schema {
