@@ -1,9 +1,9 @@
 import { newId } from '@gpuaas/kernel';
 import { sql } from 'kysely';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { type Answer, type Person, startTestSite, type TestSite } from '../harness/site.js';
+import { type Answer, PASSWORD, type Person, startTestSite, type TestSite } from '../harness/site.js';
 import { publicKey } from './keys.js';
-import { addMember, nobody } from './team.js';
+import { addMember, nobody, uniqueName } from './team.js';
 
 let site: TestSite;
 let owner: Person;
@@ -62,6 +62,63 @@ describe('each command', () => {
       const expected = status < 300 ? [{ action, result: 'success', actor_id: person.userId }] : [];
       expect(rows.filter((row) => row.result === 'success')).toEqual(expected);
     }
+  });
+});
+
+describe('each command about others', () => {
+  it('leaves one row too, and a refused one no success (check 16)', async () => {
+    const operator = await site.operator();
+    const stranger = await site.signup();
+    const member = await addMember(site, owner);
+    const robots = `/api/v1/projects/${owner.projectId}/service-accounts`;
+    const made = await site.call({
+      method: 'POST',
+      path: robots,
+      token: owner.token,
+      body: { name: 'Audited', slug: 'audited-robot', purpose: 'automation' },
+    });
+    const robot = `${robots}/${made.body.service_account.id}`;
+    const roles = `/api/v1/admin/users/${stranger.userId}/platform-roles`;
+    const memberships = `/api/v1/v3/access/memberships/users/${member.userId}`;
+    const inProject = { project: owner.projectId, token: owner.token };
+    const within = { project_id: owner.projectId };
+    const login = { username: uniqueName('audited'), password: PASSWORD };
+    const steps: [string, Parameters<TestSite['call']>[0]][] = [
+      ['POST', { path: roles, token: operator, body: { role: 'platform_ops' } }],
+      ['POST', { path: roles, token: stranger.token, body: { role: 'platform_superadmin' } }],
+      ['DELETE', { path: `${roles}/platform_ops`, token: operator }],
+      ['POST', { path: '/api/v1/admin/users', token: operator, body: { ...login, role: 'user' } }],
+      ['POST', { path: '/api/v1/admin/users', token: operator, body: { ...login, role: 'user' } }],
+      ['POST', { path: `${memberships}/bind`, token: owner.token, body: { ...within, project_role: 'viewer' } }],
+      ['POST', { path: `${memberships}/bind`, token: stranger.token, body: { ...within, project_role: 'viewer' } }],
+      ['POST', { path: `${memberships}/remove`, ...inProject, body: { ...within, scope: 'project' } }],
+      ['POST', { path: robots, token: owner.token, body: { name: 'B', slug: 'audited-b', purpose: 'automation' } }],
+      ['POST', { path: robots, token: stranger.token, body: { name: 'C', slug: 'c-robot', purpose: 'automation' } }],
+      ['POST', { path: `${robot}/rotate-key`, token: owner.token }],
+      ['POST', { path: `${robot}/disable`, token: owner.token }],
+      ['DELETE', { path: robot, token: owner.token }],
+    ];
+    const outcomes: number[] = [];
+    for (const [method, request] of steps) {
+      const correlationId = newId();
+      const answer = await site.call({ ...request, method, headers: { 'x-request-id': correlationId } });
+      outcomes.push(answer.status);
+      const rows = await site.db
+        .selectFrom('audit_logs')
+        .select(['action', 'result'])
+        .where('correlation_id', '=', correlationId)
+        .where('result', '=', 'success')
+        .execute();
+      expect([method, request.path, answer.status, rows.length]).toEqual([
+        method,
+        request.path,
+        answer.status,
+        answer.status < 300 ? 1 : 0,
+      ]);
+    }
+    expect(outcomes.map((status) => status < 300)).toEqual(
+      [1, 0, 1, 1, 0, 1, 0, 1, 1, 0, 1, 1, 1].map((accepted) => accepted === 1),
+    );
   });
 });
 

@@ -82,11 +82,11 @@ describe('service accounts', () => {
     expect((await storedText()).rows).not.toContain(first.body.initial_credential.client_secret);
   });
 
-  it('work in their own project and in no other (check 9)', async () => {
+  it('work in their own project and in no other (checks 6 and 9)', async () => {
     const { access_token: token } = (await mint(await create())).body;
     const other = await site.signup();
     const elsewhere = await site.call({ path: '/api/v1/ssh-keys', token, project: other.projectId });
-    expect([401, 403]).toContain(elsewhere.status);
+    expect([elsewhere.status, elsewhere.body.code]).toEqual([401, 'token_scope_invalid']);
     expect((await site.call({ path: '/api/v1/ssh-keys', token })).status).toBe(403);
     const key = await site.call({
       method: 'POST',
