@@ -11,6 +11,8 @@ export interface ErrorAnswer {
 }
 
 const CONNECTION_TROUBLE = /^(08|57P0|53)/;
+/** What the driver says without a code: of a connection that broke, also before the statement, and of one it never got. */
+const DRIVER_TROUBLE = /Connection terminated|is not queryable|timeout exceeded when trying to connect/i;
 const NETWORK_TROUBLE = new Set(['ECONNREFUSED', 'ECONNRESET', 'EPIPE', 'ETIMEDOUT']);
 
 /**
@@ -48,5 +50,5 @@ function refusalFor(error: unknown, log: Logger): Refusal {
 function isUnreachable(error: unknown): boolean {
   const state = sqlState(error) ?? '';
   if (CONNECTION_TROUBLE.test(state) || NETWORK_TROUBLE.has(state)) return true;
-  return error instanceof Error && /Connection terminated|timeout exceeded when trying to connect/i.test(error.message);
+  return error instanceof Error && DRIVER_TROUBLE.test(error.message);
 }
