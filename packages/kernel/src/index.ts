@@ -1,3 +1,4 @@
+export * from './address-bucket.js';
 export * from './canonical-json.js';
 export * from './clock.js';
 export * from './digests.js';

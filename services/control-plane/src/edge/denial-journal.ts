@@ -1,4 +1,4 @@
-import { errorChain } from '@gpuaas/kernel';
+import { addressBucket, errorChain } from '@gpuaas/kernel';
 import { LRUCache } from 'lru-cache';
 import type { AuditEntry } from '../spine/audit.js';
 import type { CallContext } from '../spine/operation.js';
@@ -30,7 +30,7 @@ export class DenialJournal {
     metadata: Readonly<Record<string, unknown>>,
   ): Promise<void> {
     const who =
-      ctx.principal.kind === 'anonymous' ? `address:${ctx.actorIp ?? 'unknown'}` : principalKey(ctx.principal);
+      ctx.principal.kind === 'anonymous' ? `address:${addressBucket(ctx.actorIp)}` : principalKey(ctx.principal);
     const minute = Math.floor(ctx.clock.now().getTime() / MINUTE_MILLISECONDS);
     const name = `${minute} ${action} ${who}`;
     if (this.#recent.has(name)) return;

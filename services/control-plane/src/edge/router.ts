@@ -6,7 +6,7 @@ import {
   operationTable,
   validatorsFor,
 } from '@gpuaas/contract';
-import { type Clock, canonicalHash, type Logger } from '@gpuaas/kernel';
+import { addressBucket, type Clock, canonicalHash, type Logger } from '@gpuaas/kernel';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { parse as parseJson } from 'secure-json-parse';
 import type { CursorCodec } from '../spine/cursors.js';
@@ -254,7 +254,7 @@ async function limitRate(
   if (route.limitClass === 'none' || principal.kind === 'node') return;
   const perMinute = await edge.rateLimitOf(route.limitClass, principal);
   if (perMinute === null) return;
-  const who = principal.kind === 'anonymous' ? `address:${request.ip}` : principalKey(principal);
+  const who = principal.kind === 'anonymous' ? `address:${addressBucket(request.ip)}` : principalKey(principal);
   reply.header('x-ratelimit-limit', perMinute).header('x-ratelimit-remaining', 0);
   try {
     const state = edge.rateLimiter.take(who, route.limitClass, perMinute, edge.clock.now().getTime());

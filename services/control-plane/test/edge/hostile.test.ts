@@ -171,6 +171,44 @@ describe('the record of refusals', () => {
 
 const ENDS_WHAT_OTHERS_NEED = new Set(['signupPersonal', 'logout', 'revokeOtherV3AccountSessions', 'deleteProject']);
 
+describe('the allowance of callers without identity', () => {
+  const refusedOf = async (trustedProxies: readonly string[], addressOf: (attempt: number) => string) => {
+    const limited = await startTestSite({ rateLimits: 'platform', roles: ['api'], planes: 1, trustedProxies });
+    try {
+      const answers = await Promise.all(
+        Array.from({ length: 160 }, (_, attempt) =>
+          limited.call({
+            method: 'POST',
+            path: '/api/v1/auth/personal/login',
+            body: {},
+            headers: { 'x-forwarded-for': addressOf(attempt) },
+          }),
+        ),
+      );
+      const recorded = await limited.db
+        .selectFrom('audit_logs')
+        .select('id')
+        .where('action', '=', 'rate_limit.block')
+        .execute();
+      return { refused: answers.filter(({ status }) => status === 429).length, recorded: recorded.length };
+    } finally {
+      await limited.stop();
+    }
+  };
+
+  it('is not widened by a header that nobody vouches for', async () => {
+    const { refused } = await refusedOf([], (attempt) => `203.0.113.${attempt}`);
+    expect(refused).toBeGreaterThan(0);
+  });
+
+  it('is that of a network where one customer has a whole network, and so is its record', async () => {
+    const { refused, recorded } = await refusedOf(['loopback'], (attempt) => `2001:db8:1:2::${attempt.toString(16)}`);
+    expect(refused).toBeGreaterThan(0);
+    // A minute may end between two refusals.
+    expect(recorded).toBeLessThanOrEqual(2);
+  });
+});
+
 describe('what belongs to others', () => {
   it('is answered like what nobody has, whatever the operation', async () => {
     const robot = await site.call({

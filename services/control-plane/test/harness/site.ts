@@ -30,6 +30,8 @@ export interface SiteOptions {
   /** keep the platform's own rate limits instead of lifting them */
   readonly rateLimits?: 'platform' | 'lifted';
   readonly servesMetrics?: boolean;
+  /** whose X-Forwarded-For counts; default: nobody's */
+  readonly trustedProxies?: readonly string[];
   readonly domains?: Partial<ControlPlaneOptions['domains']>;
   /** read-only environment of the log; default: silent, or GPUAAS_TEST_LOG_LEVEL */
   readonly log?: Logger;
@@ -157,7 +159,7 @@ export async function startTestSite(options: SiteOptions = {}): Promise<TestSite
         authentication: with_.nodeAuthentication ?? 'mtls_or_bearer',
       },
       metrics: with_.servesMetrics ? { host: '127.0.0.1', port: 0 } : null,
-      trustedProxies: [],
+      trustedProxies: with_.trustedProxies ?? [],
       clock: with_.clock ?? systemClock,
       log,
       validatesResponses: true,

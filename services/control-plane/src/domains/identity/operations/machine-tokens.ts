@@ -1,4 +1,4 @@
-import { equalBytes, newId } from '@gpuaas/kernel';
+import { addressBucket, equalBytes, newId } from '@gpuaas/kernel';
 import { audit } from '../../../spine/audit.js';
 import { exchange, type OperationHandlers, type RequestContext } from '../../../spine/operation.js';
 import type { ServiceAccountScope } from '../../../spine/principal.js';
@@ -8,7 +8,6 @@ import type { AccessTokens } from '../crypto/access-tokens.js';
 import { secretHash } from '../crypto/opaque-tokens.js';
 import { recordDenial } from '../denials.js';
 import type { IdentityDependencies } from '../dependencies.js';
-import { addressBucket } from '../rules/attempts.js';
 import { decideScopes } from '../rules/service-accounts.js';
 import { insertMachineToken, type ServiceAccountRow, shareLiveKey } from '../store/service-accounts.js';
 

@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import type { UserId } from '@gpuaas/kernel';
+import { addressBucket, type UserId } from '@gpuaas/kernel';
 import { audit } from '../../../spine/audit.js';
 import {
   type Exchange,
@@ -14,7 +14,7 @@ import { inTransaction } from '../../../spine/transaction.js';
 import type { PasswordHasher } from '../crypto/password-hasher.js';
 import { recordDenial } from '../denials.js';
 import type { IdentityDependencies, IdentitySettings } from '../dependencies.js';
-import { addressBucket, usernameBucket } from '../rules/attempts.js';
+import { usernameBucket } from '../rules/attempts.js';
 import { mayBePassword } from '../rules/password.js';
 import { deriveSlug } from '../rules/slug.js';
 import { normaliseUsername } from '../rules/username.js';
