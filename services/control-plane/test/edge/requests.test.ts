@@ -97,6 +97,16 @@ describe('validation', () => {
     expect(large.body.details.reason).toBe('body_too_large');
   });
 
+  it('answers 413 to logs of a host that are larger than 4 MiB, whoever sends them (check 20)', async () => {
+    const oversize = await site.call({
+      method: 'POST',
+      path: '/internal/v1/node-logs/loki/api/v1/push',
+      body: JSON.stringify({ streams: [{ stream: {}, values: [['1', 'x'.repeat(4 * 1024 * 1024)]] }] }),
+    });
+    expect(oversize.status).toBe(413);
+    expect(oversize.body.details.maximum_bytes).toBe(4 * 1024 * 1024);
+  });
+
   it('refuses a cursor that it did not make, and a page size out of bounds', async () => {
     const forged = await site.call({ path: '/api/v1/audit-logs?cursor=AAAA', token: ann.token });
     expect(forged.status).toBe(400);
