@@ -4,6 +4,7 @@ import { freeEverything, insertNodes } from './fixtures/nodes.js';
 import { headersOf, LAUNCH_BODY, type Person, post, signUp } from './fixtures/people.js';
 import { type BenchmarkRun, runBenchmark } from './harness/benchmark.js';
 import { readFlags } from './harness/flags.js';
+import { ProcessorMeter } from './harness/processor-time.js';
 import { startProgram } from './harness/programs.js';
 import { atLeast, measure } from './harness/results.js';
 import { type BenchmarkSite, type ControlPlaneProcess, POOL_SIZE, programFile, startSite } from './harness/site.js';
@@ -69,37 +70,45 @@ await runBenchmark({
     await insertNodes(site.database, { from: 1, to: flags.nodes });
     const { people, plans } = await prepare(run, site);
     const ours = await site.startControlPlane({ roles: ['api'], profile: true });
-    const bareUrl = await startBareRoutes(run, site, plans);
+    const bare = await startBareRoutes(run, site, plans);
+    const postgres = { processId: site.postgresProcessId, family: true };
+    const meters = {
+      ours: new ProcessorMeter({ program: ours.program, postgres }),
+      bare: new ProcessorMeter({ program: bare.program, postgres }),
+    };
     const load = await startHttpLoad(run);
 
     for (const route of ROUTES) {
       run.say(route.title);
       const oursLoad = { url: `${ours.apiUrl}${route.path}`, headers: people.map(headersOf) };
-      const bareLoad = { url: `${bareUrl}/${route.name}`, headers: people.map((_, n) => ({ 'x-caller': String(n) })) };
+      const bareLoad = { url: `${bare.url}/${route.name}`, headers: people.map((_, n) => ({ 'x-caller': String(n) })) };
       // Both reach the speed that they keep: code compiled, pools open, pages in memory.
-      for (const target of [oursLoad, bareLoad]) await once(load, route, target, 1.5);
-      const rounds: { ours: LoadResult; bare: LoadResult }[] = [];
+      for (const target of [oursLoad, bareLoad]) await once(load, route, target, 1.5, meters.ours);
+      const rounds: Round[] = [];
       for (let round = 0; round < flags.rounds; round += 1) {
         if (route.method === 'POST') await freeEverything(site.database);
-        const first = await once(load, route, oursLoad, flags.seconds);
+        const first = await once(load, route, oursLoad, flags.seconds, meters.ours);
         if (route.method === 'POST') await freeEverything(site.database);
-        rounds.push({ ours: first, bare: await once(load, route, bareLoad, flags.seconds) });
+        rounds.push({ ours: first, bare: await once(load, route, bareLoad, flags.seconds, meters.bare) });
       }
-      const middle = (pick: (round: { ours: LoadResult; bare: LoadResult }) => number) =>
-        rounded(median(rounds.map(pick)));
+      const middle = (pick: (round: Round) => number) => rounded(median(rounds.map(pick)));
       run.add(
         measure(
           `${route.title}: share of the bare route's rate`,
           '',
-          rounds.map(({ ours: we, bare }) => we.requestsPerSecond / bare.requestsPerSecond),
+          rounds.map(({ ours: we, bare: they }) => we.requestsPerSecond / they.requestsPerSecond),
           atLeast(route.aim),
           {
             'ours/s': middle(({ ours: we }) => we.requestsPerSecond),
-            'bare/s': middle(({ bare }) => bare.requestsPerSecond),
+            'bare/s': middle(({ bare: they }) => they.requestsPerSecond),
             'ours p50 ms': middle(({ ours: we }) => we.p50),
             'ours p99 ms': middle(({ ours: we }) => we.p99),
-            'bare p50 ms': middle(({ bare }) => bare.p50),
-            'bare p99 ms': middle(({ bare }) => bare.p99),
+            'bare p50 ms': middle(({ bare: they }) => they.p50),
+            'bare p99 ms': middle(({ bare: they }) => they.p99),
+            'ours CPU ms': middle(({ ours: we }) => we.programMilliseconds),
+            'bare CPU ms': middle(({ bare: they }) => they.programMilliseconds),
+            'PostgreSQL CPU ms for ours': middle(({ ours: we }) => we.postgresMilliseconds),
+            'PostgreSQL CPU ms for bare': middle(({ bare: they }) => they.postgresMilliseconds),
             statements: plans[route.name]?.[0]?.statements.length ?? 0,
             'answer bytes': plans[route.name]?.[0]?.body.length ?? 0,
           },
@@ -109,19 +118,34 @@ await runBenchmark({
   },
 });
 
-function once(
+type Measured = LoadResult & {
+  /** processor time for one request */
+  readonly programMilliseconds: number;
+  readonly postgresMilliseconds: number;
+};
+
+interface Round {
+  readonly ours: Measured;
+  readonly bare: Measured;
+}
+
+async function once(
   load: HttpLoad,
   route: Route,
   target: { readonly url: string; readonly headers: readonly Record<string, string>[] },
   seconds: number,
-): Promise<LoadResult> {
-  return load.send({
+  meter: ProcessorMeter<'program' | 'postgres'>,
+): Promise<Measured> {
+  meter.start();
+  const result = await load.send({
     ...target,
     method: route.method,
     ...(route.body !== undefined && { body: route.body }),
     connections: flags.connections,
     seconds,
   });
+  const { program = 0, postgres = 0 } = meter.each(result.answered);
+  return { ...result, programMilliseconds: program, postgresMilliseconds: postgres };
 }
 
 /** People with a project of 50 allocations each, and what their requests run, taken from a control plane that records. */
@@ -164,7 +188,7 @@ async function fillList(address: ControlPlaneProcess, person: Person): Promise<v
   }
 }
 
-async function startBareRoutes(run: BenchmarkRun, site: BenchmarkSite, routes: BareRoutes['routes']): Promise<string> {
+async function startBareRoutes(run: BenchmarkRun, site: BenchmarkSite, routes: BareRoutes['routes']) {
   const told: BareRoutes = { databaseUrl: site.databaseUrl, poolSize: POOL_SIZE, routes };
   const file = path.join(run.directory, 'bare-routes.json');
   await writeFile(file, JSON.stringify(told));
@@ -177,5 +201,5 @@ async function startBareRoutes(run: BenchmarkRun, site: BenchmarkSite, routes: B
   const ready = await program.ready;
   if (typeof ready !== 'object' || ready === null || !('url' in ready))
     throw new Error('the bare server has no address');
-  return String(ready.url);
+  return { url: String(ready.url), program };
 }

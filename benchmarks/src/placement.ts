@@ -5,6 +5,7 @@ import { headersOf, LAUNCH_BODY, type Person, signUp } from './fixtures/people.j
 import { type BenchmarkRun, runBenchmark } from './harness/benchmark.js';
 import { readFlags } from './harness/flags.js';
 import { findPgbench, type PgbenchResult, runPgbenches } from './harness/pgbench.js';
+import { ProcessorMeter } from './harness/processor-time.js';
 import { askForReport, type Program, type Report, startProgram } from './harness/programs.js';
 import { atLeast, atMost, measure } from './harness/results.js';
 import { type BenchmarkSite, programFile, startSite } from './harness/site.js';
@@ -61,7 +62,7 @@ await runBenchmark({
 
     await insertNodes(site.database, { from: 1, to: flags.hosts });
     await insertNodeIdentities(site.database, flags.hosts);
-    await journeys(run, site, { apiUrl: api.apiUrl, hosts: flags.hosts, people });
+    await journeys(run, site, api.program, { apiUrl: api.apiUrl, hosts: flags.hosts, people });
     if (flags['journey-only']) return;
 
     await freeEverything(site.database);
@@ -79,14 +80,18 @@ await runBenchmark({
 
 type Journey = Report<(typeof JOURNEY_REPORT)[number]>;
 
-async function journeys(run: BenchmarkRun, site: BenchmarkSite, setup: SiteSetup): Promise<void> {
+async function journeys(run: BenchmarkRun, site: BenchmarkSite, api: Program, setup: SiteSetup): Promise<void> {
   run.say('from launch to release');
   const worker = await site.startControlPlane({ roles: ['worker'], profile: true });
   const program = await started(run, 'programs/journeys.js', setup, []);
   const ask = (seconds: number) => askForReport(program, { seconds }, JOURNEY_REPORT);
   await ask(2);
+  const postgres = { processId: site.postgresProcessId, family: true };
+  const meter = new ProcessorMeter({ api, worker: worker.program, postgres });
+  meter.start();
   const rounds: Journey[] = [];
   for (let round = 0; round < flags.rounds; round += 1) rounds.push(await ask(flags.seconds));
+  const used = meter.each(rounds.reduce((sum, { completed }) => sum + completed, 0));
   await program.stop();
   await worker.program.stop();
   if (rounds.some(({ problems }) => problems > 0)) throw new Error('hosts had problems');
@@ -108,6 +113,9 @@ async function journeys(run: BenchmarkRun, site: BenchmarkSite, setup: SiteSetup
         'to active p99 ms': middle(({ activeP99 }) => activeP99),
         'to released p50 ms': middle(({ releasedP50 }) => releasedP50),
         'to released p99 ms': middle(({ releasedP99 }) => releasedP99),
+        'CPU ms of the API': rounded(used.api ?? 0),
+        'CPU ms of the worker': rounded(used.worker ?? 0),
+        'CPU ms of PostgreSQL': rounded(used.postgres ?? 0),
         hosts: setup.hosts,
         tenants: setup.people.length,
       },
@@ -174,17 +182,30 @@ async function againstHandWritten(run: BenchmarkRun, site: BenchmarkSite, people
   await askForReport(ours, { admit: 1.5 }, ADMIT_REPORT);
   await theirs(1.5);
 
-  const rounds: { ours: Admissions; theirs: PgbenchResult }[] = [];
+  const postgres = { processId: site.postgresProcessId, family: true };
+  const meters = {
+    ours: new ProcessorMeter({ program: ours, postgres }),
+    theirs: new ProcessorMeter({ postgres }),
+  };
+  const rounds: {
+    ours: Admissions;
+    theirs: PgbenchResult;
+    cpu: Record<'program' | 'forOurs' | 'forTheirs', number>;
+  }[] = [];
   for (let round = 0; round < flags.rounds; round += 1) {
     await freeEverything(site.database);
+    meters.ours.start();
     const first = await askForReport(ours, { admit: flags.seconds }, ADMIT_REPORT);
+    const { program = 0, postgres: forOurs = 0 } = meters.ours.each(first.admitted);
     await freeEverything(site.database);
-    rounds.push({ ours: first, theirs: await theirs(flags.seconds) });
+    meters.theirs.start();
+    const second = await theirs(flags.seconds);
+    const { postgres: forTheirs = 0 } = meters.theirs.each(second.transactions);
+    rounds.push({ ours: first, theirs: second, cpu: { program, forOurs, forTheirs } });
   }
   await ours.stop();
   const rate = ({ admitted, seconds }: Admissions) => admitted / seconds;
-  const middle = (pick: (round: { ours: Admissions; theirs: PgbenchResult }) => number) =>
-    rounded(median(rounds.map(pick)));
+  const middle = (pick: (round: (typeof rounds)[number]) => number) => rounded(median(rounds.map(pick)));
   run.add(
     measure(
       `admissions, ${flags['many-nodes']} hosts: share of the rate of the same transaction by ${pgbench ? 'pgbench' : 'plain pg'}`,
@@ -197,6 +218,9 @@ async function againstHandWritten(run: BenchmarkRun, site: BenchmarkSite, people
         'ours p50 ms': middle((round) => round.ours.p50),
         'ours p99 ms': middle((round) => round.ours.p99),
         'by hand average ms': middle((round) => round.theirs.averageMilliseconds),
+        'ours CPU ms': middle(({ cpu }) => cpu.program),
+        'PostgreSQL CPU ms for ours': middle(({ cpu }) => cpu.forOurs),
+        'PostgreSQL CPU ms by hand': middle(({ cpu }) => cpu.forTheirs),
         statements: plans[0]?.statements.length ?? 0,
       },
     ),

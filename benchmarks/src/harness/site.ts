@@ -26,6 +26,8 @@ export interface BenchmarkSite {
   /** of the owner: for fixtures and for looking at the result, never for what is measured */
   readonly database: pg.Pool;
   readonly postgresVersion: string;
+  /** of the server, whose connections are its children */
+  readonly postgresProcessId: number;
   /** the key that every process of the site keeps secrets with */
   readonly masterKey: string;
   /** Starts the real program of the control plane in a process of its own, on free ports. */
@@ -70,6 +72,7 @@ export async function startSite(run: BenchmarkRun, options: { maxConnections?: n
     databaseUrl: server.url,
     database,
     postgresVersion: version.rows[0]?.server_version ?? 'unknown',
+    postgresProcessId: server.processId,
     masterKey,
     async startControlPlane({ roles, records = false, profile = false, openFiles, poolSize = POOL_SIZE }) {
       const program = startProgram({
