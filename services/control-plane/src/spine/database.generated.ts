@@ -422,6 +422,14 @@ export interface NodeImageCache {
   verified_at: Timestamp;
 }
 
+export interface NodeSliceRoom {
+  node_id: string;
+  sku: string;
+  free: number;
+  taken: number;
+  vacant: GeneratedAlways<boolean>;
+}
+
 export interface NodeTaskLateResults {
   id: string;
   task_id: string;
@@ -1002,6 +1010,7 @@ export interface Database {
   node_facts: NodeFacts;
   node_heartbeats: NodeHeartbeats;
   node_image_cache: NodeImageCache;
+  node_slice_room: NodeSliceRoom;
   node_task_late_results: NodeTaskLateResults;
   node_tasks: NodeTasks;
   node_tokens: NodeTokens;

@@ -357,6 +357,19 @@ describe('a race for slots', () => {
       expect(own).toHaveLength(gpus);
       expect(new Set(own.map((claim) => claim.node_id)).size).toBe(1);
     }
+    const room = await site.db
+      .selectFrom('node_slice_room')
+      .select(['node_id', 'free', 'taken'])
+      .where('node_id', 'in', ids)
+      .execute();
+    expect(room).toHaveLength(nodes.length);
+    for (const { node_id: nodeId, free, taken } of room) {
+      const own = slots.filter((slot) => slot.node_id === nodeId);
+      expect([free, taken]).toEqual([
+        own.filter((slot) => slot.status === 'available').length,
+        own.filter((slot) => slot.claimed_by !== null).length,
+      ]);
+    }
     const counted = await site.db.selectFrom('nodes').select(['id', 'open_claims']).where('id', 'in', ids).execute();
     for (const node of counted) {
       expect(node.open_claims).toBe(claims.filter((claim) => claim.node_id === node.id).length);

@@ -238,7 +238,7 @@ describe('placement of guests', () => {
     expect(await site.fleet.sliceRoom(site.db, { ...wish(sku, 1, { count: 20 }), regionCode: 'region-1' })).toEqual({
       places: 1,
       freeGpus: 1,
-      unclaimedGpus: 7,
+      unclaimedGpus: 1,
     });
   });
 

@@ -136,33 +136,105 @@ async function lockIfReady(tx: Tx, nodeId: NodeId, wish: Demand, locking: RawBui
   return found.rows.length === 1;
 }
 
+interface Candidate extends Host {
+  readonly vacant: boolean;
+  /** free slots of the SKU */
+  readonly free: number;
+  /** guests that would fit */
+  readonly guests: number;
+  /** free slots of the tightest NUMA node that has enough for a guest; null where none has */
+  readonly closest: number | null;
+}
+
+/** Rows of the table of room that are looked at together, first and at most. */
+const FIRST_PAGE = 64;
+const LAST_PAGE = 4096;
+
 /**
  * Hosts on which a guest would fit as far as can be seen without a lock, best first: on one NUMA node, among other
- * guests, so that empty hosts stay whole, and where it leaves the least behind.
+ * guests, so that empty hosts stay whole, and where it leaves the least behind. At least `limit` where there are so
+ * many. Reads the table of room in its order, page by page, until it has seen enough.
  */
 async function fittingHosts(
-  tx: Tx,
-  wish: SliceWish,
+  reader: Reader,
+  wish: Omit<SliceWish, 'nodeId'>,
   except: readonly NodeId[],
   limit: number,
-): Promise<readonly Host[]> {
-  const region = wish.regionCode === null ? sql`` : sql`AND n.region_code = ${wish.regionCode}`;
-  const result = await sql<{ id: string; region_code: string }>`
-    WITH domain AS (
-      SELECT s.node_id, s.topology_group, count(*) AS free FROM gpuaas_node_resource_slots s
-      WHERE s.schedulable AND s.sku = ${wish.sku} AND s.node_id <> ALL (${except}::uuid[])
-      GROUP BY s.node_id, s.topology_group, s.numa_node
-    ), place AS (
-      SELECT node_id, topology_group, sum(free) AS free, min(free) FILTER (WHERE free >= ${wish.gpuCount}) AS closest
-      FROM domain GROUP BY node_id, topology_group HAVING sum(free) >= ${wish.gpuCount}
-    ), host AS (
-      SELECT node_id, min(closest) AS closest, min(free) AS free FROM place GROUP BY node_id
+): Promise<readonly Candidate[]> {
+  const found: Candidate[] = [];
+  let last: RoomRow | undefined;
+  for (let size = FIRST_PAGE; found.length < limit; size = Math.min(size * 8, LAST_PAGE)) {
+    const page = await roomPage(reader, wish, last, size);
+    for (const row of page) {
+      const nodeId = asId<'node'>(row.node_id);
+      if (!row.ready || row.guests < 1n || except.includes(nodeId)) continue;
+      found.push({
+        id: nodeId,
+        regionCode: row.region_code,
+        vacant: row.vacant,
+        free: row.free,
+        guests: Number(row.guests),
+        closest: row.closest === null ? null : Number(row.closest),
+      });
+    }
+    if (page.length < size) break;
+    last = page.at(-1);
+  }
+  return found.sort(
+    (left, right) =>
+      Number(left.closest === null) - Number(right.closest === null) ||
+      Number(left.vacant) - Number(right.vacant) ||
+      (left.closest ?? left.free) - (right.closest ?? right.free) ||
+      left.free - right.free ||
+      (left.id < right.id ? -1 : 1),
+  );
+}
+
+interface RoomRow {
+  readonly node_id: string;
+  readonly region_code: string;
+  readonly vacant: boolean;
+  readonly free: number;
+  readonly ready: boolean;
+  readonly guests: bigint;
+  readonly closest: bigint | null;
+}
+
+/** The page is cut before its hosts are looked at: what is asked of each of them stays a matter of the page. */
+async function roomPage(
+  reader: Reader,
+  wish: Omit<SliceWish, 'nodeId'>,
+  after: RoomRow | undefined,
+  size: number,
+): Promise<readonly RoomRow[]> {
+  const beyond =
+    after === undefined
+      ? sql`true`
+      : sql`(r.vacant, r.free, r.node_id) > (${after.vacant}, ${after.free}, ${after.node_id}::uuid)`;
+  const result = await sql<RoomRow>`
+    WITH page AS MATERIALIZED (
+      SELECT r.node_id, r.vacant, r.free FROM node_slice_room r
+      WHERE r.sku = ${wish.sku} AND r.free > 0 AND r.free >= ${wish.gpuCount} AND ${beyond}
+      ORDER BY r.vacant, r.free, r.node_id LIMIT ${size}
     )
-    SELECT n.id, n.region_code FROM host JOIN nodes n ON n.id = host.node_id
-    WHERE ${readiness(wish)} ${region}
-    ORDER BY host.closest IS NULL, n.open_claims = 0, coalesce(host.closest, host.free), host.free, n.placement_key
-    LIMIT ${limit}`.execute(tx);
-  return result.rows.map((row) => ({ id: asId(row.id), regionCode: row.region_code }));
+    SELECT page.node_id, page.vacant, page.free, n.region_code, (${inRegion(wish)} AND ${readiness(wish)}) AS ready,
+      fit.guests, fit.closest
+    FROM page JOIN nodes n ON n.id = page.node_id
+    CROSS JOIN LATERAL (
+      SELECT coalesce(sum(part.free / ${wish.gpuCount}::integer), 0)::bigint AS guests, min(part.closest) AS closest
+      FROM (SELECT sum(domain.free)::bigint AS free,
+          min(domain.free) FILTER (WHERE domain.free >= ${wish.gpuCount}) AS closest
+        FROM (SELECT s.topology_group, count(*) AS free FROM gpuaas_node_resource_slots s
+          WHERE s.node_id = page.node_id AND s.sku = ${wish.sku} AND s.schedulable
+          GROUP BY s.topology_group, s.numa_node) AS domain
+        GROUP BY domain.topology_group) AS part
+    ) AS fit
+    ORDER BY page.vacant, page.free, page.node_id`.execute(reader);
+  return result.rows;
+}
+
+function inRegion({ regionCode }: Pick<SliceWish, 'regionCode'>): RawBuilder<unknown> {
+  return regionCode === null ? sql`true` : sql`n.region_code = ${regionCode}`;
 }
 
 /** Places on a node that the caller has locked. */
@@ -254,29 +326,33 @@ async function takeOnNamedNode(tx: Tx, nodeId: NodeId, wish: SliceWish): Promise
 export interface SliceRoom {
   /** guests that would fit right now, counted up to what was asked for */
   readonly places: number;
-  /** free GPUs over all hosts */
+  /** free GPUs over all hosts, counted up to what one guest needs */
   readonly freeGpus: number;
-  /** GPUs that nobody claims, whether or not their hosts are ready */
+  /** GPUs that nobody claims, whether or not their hosts are ready, counted up to what one guest needs */
   readonly unclaimedGpus: number;
 }
 
 /** What a launch would find, without taking anything; a rival may be faster. */
 export async function sliceRoom(reader: Reader, wish: Omit<SliceWish, 'nodeId'>): Promise<SliceRoom> {
-  const region = wish.regionCode === null ? sql`` : sql`AND n.region_code = ${wish.regionCode}`;
-  const result = await sql<{ places: bigint; free: bigint; unclaimed: bigint }>`
-    WITH place AS (
-      SELECT count(*) FILTER (WHERE s.schedulable AND ${readiness(wish)}) AS free, count(*) AS unclaimed
-      FROM gpuaas_node_resource_slots s JOIN nodes n ON n.id = s.node_id
-      WHERE s.sku = ${wish.sku} AND s.status = 'available' AND n.removed_at IS NULL ${region}
-      GROUP BY s.node_id, s.topology_group
-    )
-    SELECT coalesce(sum(free / ${wish.gpuCount}::integer), 0)::bigint AS places,
-      coalesce(sum(free), 0)::bigint AS free, coalesce(sum(unclaimed), 0)::bigint AS unclaimed
-    FROM place`.execute(reader);
+  const { sku, gpuCount, count } = wish;
+  const hosts = await fittingHosts(reader, wish, [], count);
+  const places = hosts.reduce((sum, host) => sum + host.guests, 0);
+  // Each host that is looked at has at least one GPU free, so as many hosts as a guest has GPUs are enough.
+  const result = await sql<{ free: bigint; unclaimed: bigint }>`
+    SELECT
+      (SELECT coalesce(sum(free), 0)::bigint FROM (
+        SELECT r.free FROM node_slice_room r JOIN nodes n ON n.id = r.node_id
+        WHERE r.sku = ${sku} AND r.free > 0 AND ${inRegion(wish)} AND ${readiness(wish)} LIMIT ${gpuCount}) AS host
+      ) AS free,
+      (SELECT count(*) FROM (
+        SELECT s.id FROM gpuaas_node_resource_slots s JOIN nodes n ON n.id = s.node_id
+        WHERE s.sku = ${sku} AND s.status = 'available' AND n.removed_at IS NULL AND ${inRegion(wish)}
+        LIMIT ${gpuCount}) AS slot
+      ) AS unclaimed`.execute(reader);
   const [row] = result.rows;
   return {
-    places: Math.min(Number(row?.places ?? 0n), wish.count),
-    freeGpus: Number(row?.free ?? 0n),
+    places: Math.min(places, count),
+    freeGpus: Math.min(Number(row?.free ?? 0n), gpuCount),
     unclaimedGpus: Number(row?.unclaimed ?? 0n),
   };
 }
