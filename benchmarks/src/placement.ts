@@ -8,7 +8,7 @@ import { findPgbench, type PgbenchResult, runPgbenches } from './harness/pgbench
 import { ProcessorMeter } from './harness/processor-time.js';
 import { askForReport, type Program, type Report, startProgram } from './harness/programs.js';
 import { atLeast, atMost, measure } from './harness/results.js';
-import { type BenchmarkSite, programFile, startSite } from './harness/site.js';
+import { type BenchmarkSite, costlyStatements, programFile, startSite } from './harness/site.js';
 import { median, rounded } from './harness/statistics.js';
 import { type LoadResult, startHttpLoad } from './load/http-load.js';
 import type { PlacementSetup } from './programs/admissions.js';
@@ -29,6 +29,7 @@ const flags = readFlags({
   tries: { default: 20_000, help: 'claims tried in the storm; a million for the full proof' },
   'storm-nodes': { default: 60, help: 'hosts that the storm is about' },
   'journey-only': { default: false, help: 'only the way from launch to release' },
+  statements: { default: false, help: 'print what cost PostgreSQL most from launch to release' },
   profile: { default: false, help: 'keep CPU profiles of the measured programs in .data/benchmarks' },
 });
 
@@ -55,7 +56,7 @@ await runBenchmark({
   deadlineSeconds: 420 + flags.rounds * (flags.seconds + 8) * 4 + flags.tries / 50,
   profile: flags.profile,
   async run(run) {
-    const site = await startSite(run);
+    const site = await startSite(run, { countStatements: flags.statements });
     const api = await site.startControlPlane({ roles: ['api'], profile: true });
     run.say(`${flags.clients} people`);
     const people = await signUp(api, site.database, flags.clients);
@@ -88,10 +89,13 @@ async function journeys(run: BenchmarkRun, site: BenchmarkSite, api: Program, se
   await ask(2);
   const postgres = { processId: site.postgresProcessId, family: true };
   const meter = new ProcessorMeter({ api, worker: worker.program, postgres });
+  if (flags.statements) await costlyStatements(site, 1);
   meter.start();
   const rounds: Journey[] = [];
   for (let round = 0; round < flags.rounds; round += 1) rounds.push(await ask(flags.seconds));
-  const used = meter.each(rounds.reduce((sum, { completed }) => sum + completed, 0));
+  const completed = rounds.reduce((sum, round) => sum + round.completed, 0);
+  const used = meter.each(completed);
+  if (flags.statements) for (const line of await costlyStatements(site, completed)) run.say(line);
   await program.stop();
   await worker.program.stop();
   if (rounds.some(({ problems }) => problems > 0)) throw new Error('hosts had problems');

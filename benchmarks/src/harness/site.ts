@@ -45,14 +45,21 @@ export interface BenchmarkSite {
 export const POOL_SIZE = 20;
 
 /** A durable PostgreSQL server with a migrated database, and control planes on it; all of it ends with the run. */
-export async function startSite(run: BenchmarkRun, options: { maxConnections?: number } = {}): Promise<BenchmarkSite> {
+export async function startSite(
+  run: BenchmarkRun,
+  options: { countStatements?: boolean } = {},
+): Promise<BenchmarkSite> {
   const directory = path.join(run.directory, 'database');
   await mkdir(directory, { recursive: true });
-  const server = await startEmbeddedPostgres({
-    directory,
-    durability: 'durable',
-    maxConnections: options.maxConnections ?? 300,
-  });
+  const start = () => startEmbeddedPostgres({ directory, durability: 'durable', maxConnections: MOST_CONNECTIONS });
+  let server = await start();
+  if (options.countStatements) {
+    await onServer(server.url, `ALTER SYSTEM SET shared_preload_libraries = 'pg_stat_statements'`);
+    await onServer(server.url, 'ALTER SYSTEM SET pg_stat_statements.track_planning = on');
+    await server.stop();
+    server = await start();
+    await onServer(server.url, 'CREATE EXTENSION pg_stat_statements');
+  }
   run.cleanUp(async () => {
     await server.stop();
     await removeElsewhere(directory);
@@ -102,6 +109,28 @@ export async function startSite(run: BenchmarkRun, options: { maxConnections?: n
       return { ...address, program };
     },
   };
+}
+
+const MOST_CONNECTIONS = 300;
+
+async function onServer(url: string, statement: string): Promise<void> {
+  const client = new pg.Client({ connectionString: url });
+  await client.connect();
+  await client.query(statement);
+  await client.end();
+}
+
+/** What cost the server most since the last call, in a site that counts statements; a line each. */
+export async function costlyStatements(site: BenchmarkSite, units: number): Promise<string[]> {
+  const { rows } = await site.database.query<{ line: string }>(
+    `SELECT format('%s ms (%s planned), %s times: %s', round((total_exec_time + total_plan_time)::numeric / $1, 3),
+       round(total_plan_time::numeric / $1, 3), round(calls::numeric / $1, 2),
+       left(regexp_replace(query, '\\s+', ' ', 'g'), 160)) AS line
+     FROM pg_stat_statements ORDER BY total_exec_time + total_plan_time DESC LIMIT 25`,
+    [units],
+  );
+  await site.database.query('SELECT pg_stat_statements_reset()');
+  return rows.map(({ line }) => line);
 }
 
 const ADMINISTRATOR_PASSWORD = 'a password for benchmarks alone';
