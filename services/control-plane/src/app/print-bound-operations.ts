@@ -27,6 +27,7 @@ const domains = composeDomains({
   tokenIssuer: 'none',
   nodeApiUrl: nowhere,
   acceptsInternalTokens: false,
+  allowsPlainHttpProviders: false,
   settings: {},
 });
 process.stdout.write(`${JSON.stringify(boundOperationIds(domains).sort())}\n`);
