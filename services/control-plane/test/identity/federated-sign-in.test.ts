@@ -215,6 +215,33 @@ describe('signing in at an organisation’s provider', () => {
   });
 });
 
+describe('someone whom an operator has made for an identity', () => {
+  it('joins the organisation at the first sign-in, under the name that was given', async () => {
+    const { subject, email } = person();
+    const username = uniqueName('prepared');
+    const made = await site.call({
+      method: 'POST',
+      path: '/api/v1/admin/users',
+      token: await site.operator(),
+      body: { username, role: 'user', oidc_issuer: acmeProvider.issuer, oidc_subject: subject },
+    });
+    expect(made.status).toBe(201);
+    const ways = [
+      await arrive(acmeProvider, AT_ACME, { subject, email }),
+      await arrive(acmeProvider, AT_ACME, { subject, email }),
+    ];
+    const answers = await Promise.all(ways.map(({ begun, code }) => exchange(begun, code)));
+    for (const { status, body } of answers) {
+      expect([status, body.org_id, body.user.id, body.user.username]).toEqual([
+        200,
+        acme.tenantId,
+        made.body.id,
+        username,
+      ]);
+    }
+  });
+});
+
 describe('what does not belong together', () => {
   it('is a state that nobody began, and one that is ten minutes old', async () => {
     const { begun, code } = await arrive(acmeProvider, AT_ACME, person());
@@ -411,6 +438,19 @@ describe('beginning a sign-in', () => {
     ]);
     expect(kept).not.toContain(begun.state);
     expect(kept).not.toContain(acmeProvider.clientSecret);
+  });
+
+  it('is forgotten a day after it could have been finished', async () => {
+    await begin(AT_ACME);
+    const job = site.controlPlane.domains.periodicJobs.find(({ name }) => name === 'identity.sweep-credentials');
+    if (!job) throw new Error('nobody sweeps');
+    clock.advance(24 * 3_600_000 + 600_001);
+    const fresh = await begin(AT_ACME);
+    await job.run(site.db, jobContext('test', { clock, log }), new AbortController().signal);
+    const rows = await site.db.selectFrom('auth_states').select('state_hash').execute();
+    expect(rows.map(({ state_hash: hash }) => hash.toString('hex'))).toEqual([
+      createHash('sha256').update(fresh.state).digest('hex'),
+    ]);
   });
 
   it('says so where the provider does not answer', async () => {

@@ -125,8 +125,8 @@ function identityOf(claims: openid.IDToken, profile: { readonly [claim: string]:
   return {
     issuer: claims.iss,
     subject: claims.sub,
-    email: typeof profile['email'] === 'string' ? profile['email'] : null,
-    emailVerified: typeof profile['email_verified'] === 'boolean' ? profile['email_verified'] : null,
+    email: typeof profile.email === 'string' ? profile.email : null,
+    emailVerified: typeof profile.email_verified === 'boolean' ? profile.email_verified : null,
     amr: Array.isArray(amr) ? amr.filter((method) => typeof method === 'string') : [],
     acr: typeof acr === 'string' && acr.length <= MAXIMUM_CLAIM_LENGTH ? acr : null,
     authTime: typeof authTime === 'number' && Number.isSafeInteger(authTime) ? new Date(authTime * 1000) : null,
