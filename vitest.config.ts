@@ -5,7 +5,8 @@ const conditions = ['source', 'node', 'default'];
 const project = (name: string, include: string[], extra: Record<string, unknown> = {}) => ({
   resolve: { conditions },
   ssr: { resolve: { conditions, externalConditions: conditions } },
-  test: { name, include, environment: 'node' as const, ...extra },
+  // Generous: a loaded machine is slow, and a test that hangs is found all the same.
+  test: { name, include, environment: 'node' as const, testTimeout: 60_000, hookTimeout: 120_000, ...extra },
 });
 
 export default defineConfig({
@@ -15,18 +16,16 @@ export default defineConfig({
     projects: [
       project('contract', ['packages/contract/**/*.test.{ts,mjs}', 'packages/sdk/src/**/*.test.ts']),
       project('kernel', ['packages/kernel/src/**/*.test.ts', 'packages/node-protocol/src/**/*.test.ts']),
-      project('node-agent', ['services/node-agent/src/**/*.test.ts'], { testTimeout: 60_000, hookTimeout: 60_000 }),
+      project('node-agent', ['services/node-agent/src/**/*.test.ts']),
       project(
         'control-plane',
         ['services/control-plane/src/**/*.test.ts', 'services/control-plane/test/**/*.test.ts'],
         {
-          testTimeout: 60_000,
-          hookTimeout: 120_000,
           globalSetup: ['services/control-plane/test/harness/global-setup.ts'],
         },
       ),
-      project('benchmarks', ['benchmarks/src/**/*.test.ts'], { testTimeout: 60_000, hookTimeout: 60_000 }),
-      project('simulators', ['simulators/*/src/**/*.test.ts'], { testTimeout: 60_000 }),
+      project('benchmarks', ['benchmarks/src/**/*.test.ts']),
+      project('simulators', ['simulators/*/src/**/*.test.ts']),
     ],
   },
 });

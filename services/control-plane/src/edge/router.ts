@@ -129,15 +129,23 @@ async function serve(
     trace_id: identity.trace.traceId,
   });
   reply.headers(identityHeaders(identity));
+  const answerWith = (answer: {
+    readonly status: number;
+    readonly headers: Readonly<Record<string, string>>;
+  }): void => {
+    reply.code(answer.status).headers(answer.headers);
+    // The connection ends with this answer; a caller who is told so does not send another request into its end.
+    if (edge.closing.aborted) reply.header('connection', 'close');
+  };
   try {
     const answer = await answerRequest(edge, route, request, reply, identity, log);
-    reply.code(answer.status).headers(answer.headers);
+    answerWith(answer);
     if ('content' in answer) return reply.type(answer.contentType).send(answer.content);
     if (answer.body === undefined) return reply.send();
     return reply.type('application/json; charset=utf-8').send(JSON.stringify(answer.body));
   } catch (error) {
     const answer = errorAnswer(error, identity.correlationId, log);
-    reply.code(answer.status).headers(answer.headers);
+    answerWith(answer);
     return reply.type('application/json; charset=utf-8').send(JSON.stringify(answer.body));
   } finally {
     span.end(reply.statusCode);

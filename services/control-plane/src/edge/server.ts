@@ -32,7 +32,7 @@ export function createHttpServer(options: {
     keepAliveTimeout: 72_000,
     requestTimeout: 120_000,
     forceCloseConnections: 'idle',
-    // A request that still comes over a connection that is in use is served like any other and is the last one there:
+    // What still comes over an open connection while others are being answered is served like any other request:
     // everything that it needs is closed later than the listener.
     return503OnClosing: false,
     frameworkErrors: (error, request, reply) => answerFailure(error, request, reply),
@@ -62,6 +62,7 @@ export function createHttpServer(options: {
   });
 
   server.setErrorHandler(answerFailure);
+  letGoOnClose(server);
   return server;
 
   function answerFailure(error: unknown, request: FastifyRequest, reply: FastifyReply): FastifyReply {
@@ -105,6 +106,39 @@ const UNREADABLE_STATUS: ReadonlyMap<string, number> = new Map([
   ['ERR_HTTP_REQUEST_TIMEOUT', 408],
   ['HPE_HEADER_OVERFLOW', 431],
 ]);
+
+/**
+ * Lets go of the connections that are left once the last answer is out. A server that only stops listening waits for
+ * every caller that keeps a connection for later, and for those who connected and never asked: minutes, in which its
+ * supervisor loses patience and kills it.
+ */
+function letGoOnClose(server: FastifyInstance): void {
+  const connections = new Set<Socket>();
+  let answering = 0;
+  let closing = false;
+  const letGo = (): void => {
+    if (closing && answering === 0) for (const connection of connections) connection.destroySoon();
+  };
+  server.server.on('connection', (connection: Socket) => {
+    if (closing) {
+      connection.destroy();
+      return;
+    }
+    connections.add(connection);
+    connection.once('close', () => connections.delete(connection));
+  });
+  server.server.on('request', (_request, response) => {
+    answering += 1;
+    response.once('close', () => {
+      answering -= 1;
+      letGo();
+    });
+  });
+  server.addHook('preClose', async () => {
+    closing = true;
+    letGo();
+  });
+}
 
 /** What the HTTP layer itself refuses, before a router sees it. */
 function transportRefusal(error: unknown): Refusal | null {

@@ -76,7 +76,7 @@ describe('posixIdentityOf', () => {
     expect(new Set(identities.map(({ username }) => username)).size).toBe(2);
     for (const { username, uid } of identities) {
       expect(username).toMatch(/^u-[a-z0-9_-]{0,29}$/);
-      expect(uid).toBeGreaterThanOrEqual(20_000);
+      expect(uid).toBeGreaterThanOrEqual(100_000);
     }
   });
 });

@@ -18,7 +18,7 @@ const able = requirePrograms(['bash', 'curl', 'sha256sum', 'tar', 'install'], {
 });
 const sha256 = (content: string | Uint8Array) => createHash('sha256').update(content).digest('hex');
 
-describe.skipIf(!able)('the first boot of a host', () => {
+describe.skipIf(!able)('the first boot of a host', { timeout: 120_000 }, () => {
   let site: ComputeSite;
   let directory: string;
   /** what the control plane hands out; a test may exchange it */

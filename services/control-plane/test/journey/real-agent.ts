@@ -60,6 +60,6 @@ export async function untilInService(site: ComputeSite, nodeId: string, agent: P
         (node: { id: string; status: string }) => node.id === nodeId && node.status === 'active',
       );
     },
-    { what: `node ${nodeId} to be active` },
+    { timeoutMilliseconds: 60_000, what: `node ${nodeId} to be active` },
   );
 }

@@ -29,7 +29,10 @@ const able = requirePrograms(['sshd', 'ssh', 'ssh-keygen', 'useradd', 'usermod',
   root: true,
 });
 
-describe.skipIf(!able)('a tenant on a real host', () => {
+/** Real accounts, logins and processes take their time on a busy machine. */
+const PATIENCE = { timeoutMilliseconds: 60_000 } as const;
+
+describe.skipIf(!able)('a tenant on a real host', { timeout: 300_000 }, () => {
   let site: ComputeSite;
   let directory: string;
   let sshd: LoginService;
@@ -88,6 +91,14 @@ describe.skipIf(!able)('a tenant on a real host', () => {
     expect(answer.status).toBe(201);
     return answer.body.key.id;
   };
+  const untilStatus = (id: string, status: string) =>
+    until(
+      async () => {
+        const answer = await site.as(person, 'GET', `/api/v1/allocations/${id}`);
+        return answer.body.status === status ? answer.body : null;
+      },
+      { ...PATIENCE, what: `the allocation to be ${status}` },
+    );
   const run = (target: SshTarget, key: Key, command: string) => ssh(target, key, knownHosts, command);
   const refused = { exitCode: 255, stderr: expect.stringContaining('Permission denied (publickey)') };
 
@@ -96,7 +107,7 @@ describe.skipIf(!able)('a tenant on a real host', () => {
     const launched = await site.launch(person, { ssh_key_ids: [myKeyId], scheduler_request: { sku: SKU } });
     expect(launched.status).toBe(201);
     const { id } = launched.body.allocation;
-    const active = await site.untilStatus(person, id, 'active');
+    const active = await untilStatus(id, 'active');
     expect(active.node_id).toBe(nodeId);
 
     // What the platform says is all that the client needs to know.
@@ -112,7 +123,10 @@ describe.skipIf(!able)('a tenant on a real host', () => {
 
     const replaced = await site.as(person, 'PUT', `/api/v1/allocations/${id}/ssh-keys`, { ssh_key_ids: [otherKeyId] });
     expect(replaced.status).toBeLessThan(300);
-    await until(async () => (await run(target, other, 'true')).exitCode === 0, { what: 'the new key to be accepted' });
+    await until(async () => (await run(target, other, 'true')).exitCode === 0, {
+      ...PATIENCE,
+      what: 'the new key to be accepted',
+    });
     expect(await run(target, mine, 'id -un')).toMatchObject(refused);
 
     const started = await run(target, other, 'setsid nohup sleep 3600 </dev/null >/dev/null 2>&1 & echo $!');
@@ -120,13 +134,13 @@ describe.skipIf(!able)('a tenant on a real host', () => {
     const open = startCommand('ssh', sshArguments(target, other, knownHosts, 'echo open; exec sleep 3600'), {
       PATH: process.env.PATH,
     });
-    await until(() => open.output() === 'open\n', { what: 'the session to be open' });
+    await until(() => open.output() === 'open\n', { ...PATIENCE, what: 'the session to be open' });
     const running = await processesOf(account.uid);
     expect(running).toEqual(expect.arrayContaining(['sleep', 'sleep']));
 
     const released = await site.as(person, 'POST', `/api/v1/allocations/${id}/release`);
     expect(released.status).toBe(202);
-    await site.untilStatus(person, id, 'released');
+    await untilStatus(id, 'released');
     expect(await processesOf(account.uid)).toEqual([]);
     await open.ended;
     expect(await run(target, other, 'id -un')).toMatchObject(refused);
@@ -142,12 +156,12 @@ describe.skipIf(!able)('a tenant on a real host', () => {
     const again: Key = { file: join(directory, 'again'), publicKey: '' };
     const launched = await site.launch(person, { ssh_key_ids: [keyId], scheduler_request: { sku: SKU } });
     const { id } = launched.body.allocation;
-    const { connection } = await site.untilStatus(person, id, 'active');
+    const { connection } = await untilStatus(id, 'active');
     const session = await run(connection, again, 'id -u; touch left-behind; ls');
     expect(session).toMatchObject({ exitCode: 0, stdout: `${account.uid}\nleft-behind\n` });
     expect(await run(connection, other, 'id -un')).toMatchObject(refused);
     await site.as(person, 'POST', `/api/v1/allocations/${id}/release`);
-    await site.untilStatus(person, id, 'released');
+    await untilStatus(id, 'released');
     expect(await run(connection, again, 'id -un')).toMatchObject(refused);
     expect(await readdir(join(directory, 'home'))).toEqual([]);
   });

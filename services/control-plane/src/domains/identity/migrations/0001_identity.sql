@@ -274,8 +274,9 @@ CREATE UNIQUE INDEX ssh_keys_one_default ON ssh_keys (user_id) WHERE is_default 
 CREATE INDEX ssh_keys_of_user ON ssh_keys (user_id, created_at DESC, id DESC) WHERE owner_scope = 'user';
 CREATE INDEX ssh_keys_of_project ON ssh_keys (project_id, created_at DESC, id DESC) WHERE owner_scope = 'project';
 
--- The account that a person gets on GPU hosts: allocated once, never given to anyone else.
-CREATE SEQUENCE posix_uids AS integer MINVALUE 20000 START WITH 20000 MAXVALUE 2000000000 NO CYCLE;
+-- The account that a person gets on GPU hosts: allocated once, never given to anyone else. Above every id that a host
+-- may use for itself, 65534 and 65535 among them.
+CREATE SEQUENCE posix_uids AS integer MINVALUE 100000 START WITH 100000 MAXVALUE 2000000000 NO CYCLE;
 CREATE TABLE posix_identities (
   user_id uuid PRIMARY KEY REFERENCES users (id),
   username text COLLATE "C" NOT NULL CONSTRAINT posix_identities_username_form
