@@ -49,8 +49,8 @@ export interface DomainParts {
   nodeApiUrl(): string;
   /** development: hosts may also show the token that came with their certificate */
   readonly acceptsInternalTokens: boolean;
-  /** development: identity providers may be reached over plain HTTP, and on this machine */
-  readonly allowsPlainHttpProviders: boolean;
+  /** development: identity providers may be reached over plain HTTP, and on this machine; default: they may not */
+  readonly allowsPlainHttpProviders?: boolean;
   readonly settings: DomainSettings;
 }
 
@@ -81,13 +81,13 @@ export function composeDomains(parts: DomainParts) {
     clock,
     log,
     wallet: { openWallet, walletBalancesOfPage },
-    oidcClient: createOidcClient({ allowsPlainHttp: parts.allowsPlainHttpProviders }),
+    oidcClient: createOidcClient({ allowsPlainHttp: parts.allowsPlainHttpProviders ?? false }),
     projectUsage: [(tx, projectId) => compute.projectUsage(tx, projectId)],
     settings: {
       ...identitySettings,
       tokenIssuer: parts.tokenIssuer,
       tokenAudience: TOKEN_AUDIENCE,
-      allowsPlainHttpProviders: parts.allowsPlainHttpProviders,
+      allowsPlainHttpProviders: parts.allowsPlainHttpProviders ?? false,
     },
   });
   const fleet = createFleetDomain({

@@ -27,7 +27,6 @@ const domains = composeDomains({
   tokenIssuer: 'none',
   nodeApiUrl: nowhere,
   acceptsInternalTokens: false,
-  allowsPlainHttpProviders: false,
   settings: {},
 });
 process.stdout.write(`${JSON.stringify(boundOperationIds(domains).sort())}\n`);
