@@ -1,6 +1,7 @@
 import { fileURLToPath } from 'node:url';
 import type { OperationId } from '@gpuaas/contract';
 import type { Clock, Logger } from '@gpuaas/kernel';
+import { createOidcClient } from '../adapters/oidc/oidc-client.js';
 import { dialHost } from '../adapters/tcp/dial.js';
 import { createComputeDomain } from '../domains/compute/index.js';
 import { createFinanceDomain, openWallet, recordListPrice, walletBalancesOfPage } from '../domains/finance/index.js';
@@ -23,7 +24,10 @@ import type { Signals } from '../spine/signals.js';
 
 /** What a site may choose about its domains; everything absent has the domain's own default. */
 export type DomainSettings = Partial<
-  Pick<IdentitySettings, 'passwordHashing' | 'attemptLimits' | 'sessionLifetimes' | 'personalAccounts'>
+  Pick<
+    IdentitySettings,
+    'passwordHashing' | 'attemptLimits' | 'sessionLifetimes' | 'personalAccounts' | 'signInRedirectUris'
+  >
 > & {
   /** how long a host's poll without work is held; default 25 s */
   readonly pollHoldMilliseconds?: number;
@@ -45,6 +49,8 @@ export interface DomainParts {
   nodeApiUrl(): string;
   /** development: hosts may also show the token that came with their certificate */
   readonly acceptsInternalTokens: boolean;
+  /** development: identity providers may be reached over plain HTTP, and on this machine; default: they may not */
+  readonly allowsPlainHttpProviders?: boolean;
   readonly settings: DomainSettings;
 }
 
@@ -75,8 +81,14 @@ export function composeDomains(parts: DomainParts) {
     clock,
     log,
     wallet: { openWallet, walletBalancesOfPage },
+    oidcClient: createOidcClient({ allowsPlainHttp: parts.allowsPlainHttpProviders ?? false }),
     projectUsage: [(tx, projectId) => compute.projectUsage(tx, projectId)],
-    settings: { ...identitySettings, tokenIssuer: parts.tokenIssuer, tokenAudience: TOKEN_AUDIENCE },
+    settings: {
+      ...identitySettings,
+      tokenIssuer: parts.tokenIssuer,
+      tokenAudience: TOKEN_AUDIENCE,
+      allowsPlainHttpProviders: parts.allowsPlainHttpProviders ?? false,
+    },
   });
   const fleet = createFleetDomain({
     database: db,

@@ -119,6 +119,7 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
       tokenIssuer: options.api.publicUrl ?? TOKEN_ISSUER,
       nodeApiUrl: () => nodeAddress.url,
       acceptsInternalTokens: options.nodes.authentication === 'mtls_or_bearer',
+      allowsPlainHttpProviders: options.environment !== 'production',
       settings: options.domains,
     });
     await domains.start();

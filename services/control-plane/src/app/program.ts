@@ -69,7 +69,7 @@ async function main(settings: Settings): Promise<void> {
       clock: systemClock,
       log,
       validatesResponses: settings.environment !== 'production',
-      domains: {},
+      domains: { signInRedirectUris: settings.signInRedirectUris },
     });
     undo.unshift(() => controlPlane.close());
 

@@ -80,6 +80,17 @@ describe('settings of the control plane', () => {
     expect(settings.trustedProxies).toEqual(['loopback', '10.0.0.0/8', '2001:db8::1', 'fd00::/8']);
   });
 
+  it('send browsers back to no address but those that are listed', () => {
+    expect(controlPlaneSettings({}).signInRedirectUris).toEqual([]);
+    const uri = 'https://console.gpu.example/signed-in';
+    expect(controlPlaneSettings({ GPUAAS_SIGN_IN_REDIRECT_URIS: uri }).signInRedirectUris).toEqual([uri]);
+    for (const value of ['console', `${uri}?next=x`, `${uri}#x`, 'javascript:alert(1)']) {
+      expect(problemsOf({ GPUAAS_SIGN_IN_REDIRECT_URIS: value })).toEqual([
+        expect.stringContaining('GPUAAS_SIGN_IN_REDIRECT_URIS'),
+      ]);
+    }
+  });
+
   it('name every bad value at once', () => {
     expect(problemsOf({ GPUAAS_PORT: 'x', GPUAAS_ROLES: 'api,cook', GPUAAS_ADMIN_PASSWORD: 'short' })).toHaveLength(3);
   });

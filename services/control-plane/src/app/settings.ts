@@ -27,6 +27,11 @@ function isProxy(entry: string): boolean {
   return /^\d{1,3}$/.test(prefix) && Number(prefix) >= 1 && Number(prefix) <= (family === 4 ? 32 : 128);
 }
 
+/** Exchanged codes are bound to the address without its query, so that one with a query could never come back. */
+function isRedirectUri(entry: string): boolean {
+  return URL.canParse(entry) && /^https?:$/.test(new URL(entry).protocol) && !/[?#]/.test(entry);
+}
+
 const SCHEMA = z.object({
   GPUAAS_ENV: z.enum(['development', 'test', 'production']).default('development'),
   GPUAAS_HOST: z.string().default('127.0.0.1'),
@@ -58,6 +63,9 @@ const SCHEMA = z.object({
       (entries) => entries.every(isProxy),
       'must be addresses, networks narrower than all, loopback, linklocal or uniquelocal',
     )
+    .default([]),
+  GPUAAS_SIGN_IN_REDIRECT_URIS: commaSeparated
+    .refine((entries) => entries.every(isRedirectUri), 'must be URLs without a query or a fragment')
     .default([]),
   GPUAAS_DATABASE_POOL: integerSetting(2, 500).default(20),
   DATABASE_URL: z
@@ -93,6 +101,8 @@ export interface Settings {
   /** keys in hex, the sealing one first; null: generated once and kept in the data directory, readable by its owner alone */
   readonly masterKeys: string | null;
   readonly trustedProxies: readonly string[];
+  /** where a browser may be sent back to after a sign-in at an identity provider */
+  readonly signInRedirectUris: readonly string[];
   readonly logLevel: (typeof LOG_LEVELS)[number];
 }
 
@@ -124,6 +134,7 @@ export function controlPlaneSettings(environment: Readonly<Record<string, string
     databasePoolSize: values.GPUAAS_DATABASE_POOL,
     masterKeys: values.GPUAAS_MASTER_KEY ?? null,
     trustedProxies: values.GPUAAS_TRUSTED_PROXIES,
+    signInRedirectUris: values.GPUAAS_SIGN_IN_REDIRECT_URIS,
     logLevel: values.GPUAAS_LOG_LEVEL,
   };
 }

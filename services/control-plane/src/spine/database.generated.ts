@@ -193,6 +193,21 @@ export interface AuditLogs {
   metadata: Generated<Json>;
 }
 
+export interface AuthStates {
+  id: string;
+  state_hash: Bytes;
+  kind: string;
+  tenant_id: string | null;
+  provider_id: string;
+  redirect_uri: string;
+  code_challenge: string;
+  nonce: string;
+  action: string | null;
+  created_at: Timestamp;
+  expires_at: Timestamp;
+  consumed_at: NullableTimestamp;
+}
+
 export interface AuthenticationAttempts {
   bucket: string;
   window_start: Timestamp;
@@ -261,6 +276,30 @@ export interface Departments {
   lifecycle_state: Generated<'active' | 'disabled'>;
   created_at: Generated<Timestamp>;
   updated_at: Generated<Timestamp>;
+}
+
+export interface FederationDomainBindings {
+  id: string;
+  tenant_id: string;
+  domain: string;
+  provider_id: string;
+  verification_state: 'pending' | 'verified' | 'failed';
+  dns_token: string;
+  created_at: Timestamp;
+  updated_at: Timestamp;
+}
+
+export interface FederationProviders {
+  id: string;
+  tenant_id: string | null;
+  provider_type: Generated<string>;
+  name: string;
+  enabled: boolean;
+  issuer: string;
+  client_id: string;
+  client_secret_ref: string | null;
+  created_at: Timestamp;
+  updated_at: Timestamp;
 }
 
 export interface FinancialRestrictions {
@@ -991,6 +1030,7 @@ export interface Database {
   allocation_ssh_keys: AllocationSshKeys;
   allocations: Allocations;
   audit_logs: AuditLogs;
+  auth_states: AuthStates;
   authentication_attempts: AuthenticationAttempts;
   billing_accounts: BillingAccounts;
   component_heartbeats: ComponentHeartbeats;
@@ -998,6 +1038,8 @@ export interface Database {
   dead_letters: DeadLetters;
   denial_marks: DenialMarks;
   departments: Departments;
+  federation_domain_bindings: FederationDomainBindings;
+  federation_providers: FederationProviders;
   financial_restrictions: FinancialRestrictions;
   gpuaas_node_resource_slots: GpuaasNodeResourceSlots;
   idempotency_keys: IdempotencyKeys;

@@ -4,6 +4,7 @@ import type { Custody } from '../../spine/custody.js';
 import type { Reader, Tx } from '../../spine/operation.js';
 import type { Policies } from '../../spine/policy-registry.js';
 import type { PasswordHashing } from './crypto/password-hasher.js';
+import type { OidcClient } from './oidc-client.js';
 import type { AttemptLimits } from './rules/attempts.js';
 import type { SessionLifetimes } from './rules/session.js';
 
@@ -31,6 +32,10 @@ export interface IdentitySettings {
   readonly attemptLimits: AttemptLimits;
   /** whether people may sign in and up with a password of their own */
   readonly personalAccounts: { readonly login: boolean; readonly signup: boolean };
+  /** where a browser may be sent back to after a sign-in at a provider; compared exactly, none by default */
+  readonly signInRedirectUris: readonly string[];
+  /** development: providers may be reached over plain HTTP */
+  readonly allowsPlainHttpProviders: boolean;
   /** the currency in which someone without any wallet has nothing */
   readonly currency: string;
 }
@@ -43,6 +48,7 @@ export interface IdentityDependencies {
   readonly clock: Clock;
   readonly log: Logger;
   readonly wallet: WalletPort;
+  readonly oidcClient: OidcClient;
   readonly projectUsage: readonly ProjectUsage[];
   /** absent ones have the documented defaults */
   readonly settings: Partial<IdentitySettings> & Pick<IdentitySettings, 'tokenIssuer' | 'tokenAudience'>;

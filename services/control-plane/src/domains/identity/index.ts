@@ -10,8 +10,10 @@ import { createSigningKeyRing } from './crypto/signing-keys.js';
 import { recordDenial } from './denials.js';
 import type { IdentityDependencies, IdentitySettings } from './dependencies.js';
 import { type AuthenticateBearer, createAuthenticateBearer, projectScopeOf } from './faces.js';
+import { createFederationConfiguration, type FederationConfiguration } from './federation.js';
 import { identityJobs } from './jobs.js';
 import { auditLogOperations } from './operations/audit-logs.js';
+import { federatedSignInOperations } from './operations/federated-sign-in.js';
 import { machineTokenOperations } from './operations/machine-tokens.js';
 import { personalAccountOperations } from './operations/personal-accounts.js';
 import { platformRoleOperations } from './operations/platform-roles.js';
@@ -32,6 +34,14 @@ export type { PasswordHashing } from './crypto/password-hasher.js';
 export type { IdentityDependencies, IdentitySettings, ProjectUsage, WalletPort } from './dependencies.js';
 export type { IdentityEvents, IdentityEventType } from './events.js';
 export { type AuthenticateBearer, projectScopeOf } from './faces.js';
+export type { FederationConfiguration, ProviderSettings } from './federation.js';
+export {
+  type OidcClient,
+  type OidcIdentity,
+  type OidcProviderAccess,
+  OidcProviderUnavailable,
+  OidcRejection,
+} from './oidc-client.js';
 export type { AttemptLimits } from './rules/attempts.js';
 export type { SessionLifetimes } from './rules/session.js';
 export { type PosixIdentity, posixIdentityOf } from './store/posix-identities.js';
@@ -46,6 +56,8 @@ export const DEFAULT_IDENTITY_SETTINGS: Omit<IdentitySettings, 'tokenIssuer' | '
   passwordHashing: DEFAULT_PASSWORD_HASHING,
   attemptLimits: DEFAULT_ATTEMPT_LIMITS,
   personalAccounts: { login: true, signup: true },
+  signInRedirectUris: [],
+  allowsPlainHttpProviders: false,
   currency: 'USD',
 };
 
@@ -65,6 +77,8 @@ export interface IdentityDomain extends DomainModule {
     readonly password: string;
     readonly resetPassword?: boolean;
   }): Promise<OperatorOutcome>;
+  /** Configures outside identity providers and the domains that lead to them; no operation of the contract does. */
+  readonly federation: FederationConfiguration;
   /** Makes the first signing key and reads those that are there, so that no request has to. */
   start(): Promise<void>;
   /** Writes down what was remembered of sessions in use. */
@@ -72,7 +86,7 @@ export interface IdentityDomain extends DomainModule {
 }
 
 export function createIdentityDomain(dependencies: IdentityDependencies): IdentityDomain {
-  const { db, custody, policies, clock, log, wallet, projectUsage } = dependencies;
+  const { db, custody, policies, clock, log, wallet, oidcClient, projectUsage } = dependencies;
   const settings: IdentitySettings = { ...DEFAULT_IDENTITY_SETTINGS, ...dependencies.settings };
   const lifetimes = settings.sessionLifetimes;
   const ring = createSigningKeyRing(db, custody, clock);
@@ -92,6 +106,7 @@ export function createIdentityDomain(dependencies: IdentityDependencies): Identi
     name: 'identity',
     operations: {
       ...personalAccountOperations({ db, clock, wallet, settings, hasher, sessions }),
+      ...federatedSignInOperations({ db, clock, custody, wallet, oidcClient, settings, sessions }),
       ...sessionOperations({ db, clock, custody, sessions, lifetimes }),
       ...userOperations({ clock, hasher, views }),
       ...projectOperations({ clock, projectUsage }),
@@ -105,6 +120,7 @@ export function createIdentityDomain(dependencies: IdentityDependencies): Identi
     periodicJobs: identityJobs({ clock, ring, lifetimes }),
     authenticateBearer: createAuthenticateBearer({ tokens, clock, lifetimes, presence }),
     projectScopeOf,
+    federation: createFederationConfiguration({ custody, clock, settings }),
     recordDenial: (ctx, denial) => recordDenial(db, ctx, denial),
     ensureOperator: (account) =>
       ensureOperatorWithPassword({ db, hasher, clock }, jobContext('bootstrap', { clock, log }), account),

@@ -4,6 +4,7 @@ import { inTransaction } from '../../spine/transaction.js';
 import type { SigningKeyRing } from './crypto/signing-keys.js';
 import { REFRESH_GRACE_SECONDS } from './rules/refresh.js';
 import type { SessionLifetimes } from './rules/session.js';
+import { sweepAuthStates } from './store/federation.js';
 import { sweepCredentials } from './store/sessions.js';
 
 const MINUTE = 60_000;
@@ -28,6 +29,7 @@ export function identityJobs({
         const successorsBefore = new Date(now.getTime() - 2 * REFRESH_GRACE_SECONDS * 1000);
         const tokensBefore = new Date(now.getTime() - lifetimes.absoluteSeconds * 1000 - DAY);
         await sweepCredentials(db, { successorsBefore, tokensBefore, now });
+        await sweepAuthStates(db, new Date(now.getTime() - DAY));
       },
     },
     {

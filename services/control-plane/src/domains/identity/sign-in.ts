@@ -29,9 +29,12 @@ export interface SessionIssuer {
 
 export interface SignInMethod {
   /** as sessions show it */
-  readonly provider: 'local';
+  readonly provider: 'local' | 'oidc';
   /** RFC 8176 */
   readonly amr: readonly string[];
+  readonly acr?: string | null;
+  /** when the person proved who they are, where that was before now; a time to come counts as now */
+  readonly authTime?: Date | null;
 }
 
 export interface IssuedTokens {
@@ -70,11 +73,14 @@ export function createSessionIssuer(parts: {
     accessToken,
     async open(tx, ctx, user, how) {
       const now = parts.clock.now();
+      const authTime = how.authTime && how.authTime < now ? how.authTime : now;
       const sessionId = await insertSession(tx, {
         userId: user.userId,
         tenantId: user.tenantId,
         authProvider: how.provider,
         amr: how.amr,
+        acr: how.acr ?? null,
+        authTime,
         ip: ctx.actorIp,
         userAgent: ctx.userAgent,
         now,
@@ -83,9 +89,9 @@ export function createSessionIssuer(parts: {
       const refreshToken = newRefreshToken();
       await insertRefreshToken(tx, { sessionId, hash: secretHash(refreshToken), parentId: null, now });
       return {
-        accessToken: await accessToken({ sessionId, user, amr: how.amr, authTime: now }),
+        accessToken: await accessToken({ sessionId, user, amr: how.amr, authTime }),
         refreshToken,
-        principal: principalOf(user, { sessionId, amr: how.amr, authTime: now }),
+        principal: principalOf(user, { sessionId, amr: how.amr, authTime }),
       };
     },
     async answer(reader, user, tokens) {

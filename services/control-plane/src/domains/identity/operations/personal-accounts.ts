@@ -15,11 +15,13 @@ import type { PasswordHasher } from '../crypto/password-hasher.js';
 import { recordDenial } from '../denials.js';
 import type { IdentityDependencies, IdentitySettings } from '../dependencies.js';
 import { usernameBucket } from '../rules/attempts.js';
+import { domainOf } from '../rules/federation.js';
 import { mayBePassword } from '../rules/password.js';
 import { deriveSlug } from '../rules/slug.js';
 import { normaliseUsername } from '../rules/username.js';
 import type { SessionIssuer } from '../sign-in.js';
 import { type AttemptBucket, countAttempt, forgiveAttempt } from '../store/attempts.js';
+import { findTenantOfDomain } from '../store/federation.js';
 import { insertProject } from '../store/projects.js';
 import { insertProjectMembership, insertTenant, insertTenantMembership } from '../store/tenants.js';
 import {
@@ -54,6 +56,7 @@ function signup(parts: PersonalAccountParts) {
       if (!settings.personalAccounts.signup) throw refuse('auth_personal_disabled');
       const { normalised } = acceptUsername(body.username);
       acceptPassword(body.password, body.username);
+      await refuseEnterpriseDomain(parts, body.username);
       await demandAttempt(parts, ctx, 'auth.signup', [
         {
           bucket: `signup:address:${addressBucket(ctx.actorIp)}`,
@@ -99,7 +102,7 @@ function signup(parts: PersonalAccountParts) {
 }
 
 /** A tenant of one person with its default project, both owned by them. */
-async function openPersonalTenant(tx: Tx, owner: { userId: UserId; username: string; now: Date }) {
+export async function openPersonalTenant(tx: Tx, owner: { userId: UserId; username: string; now: Date }) {
   const { userId, username, now } = owner;
   const { tenantId, departmentId } = await insertTenant(tx, {
     type: 'personal',
@@ -136,6 +139,7 @@ function login(parts: PersonalAccountParts): Exchange<'loginPersonal'> {
     ];
     const counted = clock.now();
     await demandAttempt(parts, ctx, 'auth.login', buckets);
+    await refuseEnterpriseDomain(parts, body.username);
 
     const credential = await findCredential(db, normalised);
     const matches =
@@ -192,8 +196,9 @@ async function improveHash(
   });
 }
 
-async function demandAttempt(
-  { db, clock }: PersonalAccountParts,
+/** Counts an attempt, or refuses with 429 and puts that on record. */
+export async function demandAttempt(
+  { db, clock }: Pick<PersonalAccountParts, 'db' | 'clock'>,
   ctx: RequestContext,
   action: string,
   buckets: readonly AttemptBucket[],
@@ -212,6 +217,13 @@ async function demandAttempt(
     retryAfterSeconds: verdict.retryAfterSeconds,
     message: 'too many attempts; try again later',
   });
+}
+
+/** People of a domain that an organisation has proven sign in through it; asked of the domain alone, not of a user. */
+async function refuseEnterpriseDomain({ db }: PersonalAccountParts, username: string): Promise<void> {
+  const domain = domainOf(normaliseUsername(username));
+  if (domain === null || (await findTenantOfDomain(db, domain)) === null) return;
+  throw refuse('auth_enterprise_required', { reason: 'domain_belongs_to_an_organisation' });
 }
 
 function credentialsInvalid(): Refusal {

@@ -9,6 +9,8 @@ const MEANING: Readonly<Record<string, (() => Refusal) | 'retry'>> = {
   users_username_unique: () => refuse('user_already_exists', { resource: 'user' }),
   identity_links_subject_once: () =>
     refuse('user_already_exists', { reason: 'identity_linked', resource: 'identity_link' }),
+  federation_providers_name_unique: 'retry',
+  federation_domain_bindings_verified: () => conflict('domain_bound_elsewhere', { resource: 'domain_binding' }),
   projects_slug_unique: () => conflict('project_slug_taken', { resource: 'project' }),
   service_accounts_slug_unique: () => conflict('service_account_slug_taken', { resource: 'service_account' }),
   ssh_keys_once_a_user: () => conflict('ssh_key_exists', { resource: 'ssh_key' }),

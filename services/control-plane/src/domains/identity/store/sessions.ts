@@ -9,6 +9,10 @@ export interface NewSession {
   readonly tenantId: string | null;
   readonly authProvider: string;
   readonly amr: readonly string[];
+  /** the assurance that an outside provider claims; absent where nobody does */
+  readonly acr?: string | null;
+  /** when the person last proved who they are; default: now */
+  readonly authTime?: Date;
   readonly ip: string | null;
   readonly userAgent: string | null;
   readonly now: Date;
@@ -25,7 +29,8 @@ export async function insertSession(tx: Tx, session: NewSession): Promise<Sessio
       tenant_id: session.tenantId,
       auth_provider: session.authProvider,
       amr: [...session.amr],
-      auth_time: session.now,
+      acr: session.acr ?? null,
+      auth_time: session.authTime ?? session.now,
       ip: session.ip,
       user_agent: session.userAgent,
       created_at: session.now,
