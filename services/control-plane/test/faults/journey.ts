@@ -4,6 +4,7 @@ import { sql } from 'kysely';
 import type { Answer } from '../harness/site.js';
 import { type ProcessSite, SKU, signUp, type Tenant } from './process-site.js';
 import type { Random } from './random.js';
+import { requestText } from './raw-http.js';
 
 /** What the callers were told: whatever the platform holds must be explained by it, and by nothing else. */
 export interface Told {
@@ -66,6 +67,19 @@ export async function liveAsTenant(parts: JourneyParts, stopped: () => boolean):
   while (!stopped()) await customer.travel();
 }
 
+/** A launch as it goes over the wire, for a test that sends it itself; the connection is kept as every client keeps it. */
+export function launchText(tenant: Tenant, key: string): string {
+  const headers = {
+    connection: 'keep-alive',
+    authorization: `Bearer ${tenant.token}`,
+    'x-project-id': tenant.projectId,
+    'idempotency-key': key,
+  };
+  return requestText('POST', '/api/v1/allocations', headers, LAUNCH);
+}
+
+const LAUNCH = { scheduler_type: 'bare_metal', scheduler_request: { sku: SKU } };
+
 /** What one tenant does; every command carries a key of its own and is sent until it is answered. */
 export class Customer {
   readonly #parts: JourneyParts;
@@ -123,7 +137,7 @@ export class Customer {
   /** Asks, each time under a new key, until there is room. */
   async launch(sshKeyId: string): Promise<string> {
     const { site, told, happened } = this.#parts;
-    const body = { scheduler_type: 'bare_metal', scheduler_request: { sku: SKU }, ssh_key_ids: [sshKeyId] };
+    const body = { ...LAUNCH, ssh_key_ids: [sshKeyId] };
     const deadline = performance.now() + STATUS_MILLISECONDS;
     happened('launch');
     for (;;) {
@@ -152,12 +166,14 @@ export class Customer {
 
   /** A second key, and the first one revoked while the host still has it. */
   async changeKeys(id: string, firstKeyId: string): Promise<void> {
-    const { random, told } = this.#parts;
     const second = await this.makeKey();
-    const wanted = { ssh_key_ids: [firstKeyId, second] };
-    expectStatus(await this.#command('PUT', `/api/v1/allocations/${id}/ssh-keys`, wanted), 200);
-    count(told.keyChanges, id);
-    if (random.chance(0.7)) await this.revokeKey(second);
+    await this.setKeys(id, [firstKeyId, second]);
+    if (this.#parts.random.chance(0.7)) await this.revokeKey(second);
+  }
+
+  async setKeys(id: string, keyIds: readonly string[]): Promise<void> {
+    expectStatus(await this.#command('PUT', `/api/v1/allocations/${id}/ssh-keys`, { ssh_key_ids: keyIds }), 200);
+    count(this.#parts.told.keyChanges, id);
   }
 
   async release(id: string): Promise<void> {

@@ -1,4 +1,5 @@
 import { readdir, readFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { type EmbeddedPostgres, startEmbeddedPostgres } from '../../src/adapters/embedded-postgres/index.js';
 
@@ -44,6 +45,15 @@ export async function startKillableDatabase(directory: string, port: number): Pr
     },
     stop: () => server.stop(),
   };
+}
+
+/** Stops a server that still runs in `directory`; one that does not needs nothing but its files removed. */
+export async function stopAbandonedDatabase(directory: string): Promise<void> {
+  const pidFile = join(directory, 'postgres', 'data', 'postmaster.pid');
+  if ((await readFile(pidFile, 'utf8').catch(() => null)) === null) return;
+  // Taking it over is how to find it.
+  const server = await startEmbeddedPostgres({ directory, sharedBuffersMegabytes: 16, patienceMilliseconds: 0 });
+  await server.stop();
 }
 
 async function childrenOf(parent: number): Promise<number[]> {

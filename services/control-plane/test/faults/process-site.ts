@@ -1,5 +1,6 @@
 import { randomBytes, randomInt } from 'node:crypto';
-import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { existsSync } from 'node:fs';
+import { chmod, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -14,7 +15,7 @@ import { inTransaction } from '../../src/spine/transaction.js';
 import { type Answer, type CallOptions, callOver, OPERATOR } from '../harness/site.js';
 import { until } from '../harness/waiting.js';
 import { type Gateway, openGateway } from './gateway.js';
-import { type KillableDatabase, startKillableDatabase } from './killable-database.js';
+import { type KillableDatabase, startKillableDatabase, stopAbandonedDatabase } from './killable-database.js';
 import { Supervised } from './supervised.js';
 
 export const CUSTODY_KEY = '0f'.repeat(32);
@@ -72,7 +73,10 @@ export interface ProcessSiteOptions {
 
 export async function startProcessSite(options: ProcessSiteOptions = {}): Promise<ProcessSite> {
   const planeCount = options.planes ?? 2;
-  const directory = await mkdtemp(join(tmpdir(), 'gpuaas-faults-'));
+  await removeAbandoned();
+  const directory = await mkdtemp(join(tmpdir(), `${PREFIX}${process.pid}-`));
+  // As root the server runs under another account, which has to get through to its data.
+  await chmod(directory, 0o711);
   const undo: (() => Promise<unknown>)[] = [() => rm(directory, { recursive: true, force: true })];
   const stop = async (): Promise<void> => {
     for (const step of undo.splice(0).reverse()) await step();
@@ -172,6 +176,22 @@ export async function startProcessSite(options: ProcessSiteOptions = {}): Promis
   } catch (error) {
     await stop();
     throw error;
+  }
+}
+
+const PREFIX = 'gpuaas-faults-';
+
+/**
+ * Ends the servers of tests that were killed before they could; every other program ends with its test. Theirs is a
+ * folder that is named after a dead process.
+ */
+async function removeAbandoned(): Promise<void> {
+  for (const name of await readdir(tmpdir())) {
+    const owner = Number(/^gpuaas-faults-(\d+)-/.exec(name)?.[1]);
+    if (!Number.isInteger(owner) || existsSync(`/proc/${owner}`)) continue;
+    const directory = join(tmpdir(), name);
+    await stopAbandonedDatabase(join(directory, 'database'));
+    await rm(directory, { recursive: true, force: true });
   }
 }
 

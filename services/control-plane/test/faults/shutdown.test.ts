@@ -1,22 +1,20 @@
 import { randomUUID } from 'node:crypto';
-import { once } from 'node:events';
 import { get } from 'node:https';
-import { connect, type Socket } from 'node:net';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { z } from 'zod';
 import { until } from '../harness/waiting.js';
-import { Customer, nothingTold } from './journey.js';
+import { Customer, launchText, nothingTold } from './journey.js';
 import { untilSomebodyWaits } from './locks.js';
 import {
   type ProcessHost,
   type ProcessSite,
-  SKU,
   signUp,
   startProcessSite,
   stateText,
   type Tenant,
 } from './process-site.js';
 import { seededRandom } from './random.js';
+import { openConnection, type RawConnection, refusesConnections, requestText } from './raw-http.js';
 
 // SIGTERM: what is in flight is finished, what only waits is let go, and nothing is left half done.
 
@@ -39,54 +37,12 @@ const theOnly = <Item>(items: readonly Item[]): Item => {
   return item;
 };
 
-/** A launch over a connection of its own, which the caller keeps open as every HTTP client does. */
-function launchOver(socket: Socket, key: string): void {
-  const body = JSON.stringify({ scheduler_type: 'bare_metal', scheduler_request: { sku: SKU } });
-  socket.write(
-    [
-      'POST /api/v1/allocations HTTP/1.1',
-      'host: control-plane',
-      'connection: keep-alive',
-      `authorization: Bearer ${tenant.token}`,
-      `x-project-id: ${tenant.projectId}`,
-      `idempotency-key: ${key}`,
-      'content-type: application/json',
-      `content-length: ${Buffer.byteLength(body)}`,
-      '',
-      body,
-    ].join('\r\n'),
-  );
-}
-
-async function openConnection(): Promise<{ socket: Socket; received: () => string }> {
-  const socket = connect(Number(new URL(theOnly(site.planeUrls)).port), '127.0.0.1');
-  await once(socket, 'connect');
-  let received = '';
-  socket.on('data', (chunk: Buffer) => {
-    received += chunk.toString();
-  });
-  socket.on('error', () => undefined);
-  return { socket, received: () => received };
-}
-
-const statusesIn = (text: string): number[] =>
-  [...text.matchAll(/^HTTP\/1\.1 (\d{3})/gm)].map((match) => Number(match[1]));
-
-async function refusesConnections(): Promise<boolean> {
-  const socket = connect(Number(new URL(theOnly(site.planeUrls)).port), '127.0.0.1');
-  try {
-    await once(socket, 'connect');
-    return false;
-  } catch {
-    return true;
-  } finally {
-    socket.destroy();
-  }
-}
-
 /** Runs `inside` while a launch stands in the middle of its transaction, waiting for its wallet. */
-async function withLaunchInFlight(key: string, inside: (received: () => string, socket: Socket) => Promise<void>) {
-  const { socket, received } = await openConnection();
+async function withLaunchInFlight(
+  key: string,
+  inside: (connection: RawConnection) => Promise<void>,
+): Promise<RawConnection> {
+  const connection = await openConnection(theOnly(site.planeUrls));
   try {
     await site.db.transaction().execute(async (tx) => {
       await tx
@@ -95,13 +51,13 @@ async function withLaunchInFlight(key: string, inside: (received: () => string, 
         .where('user_id', '=', tenant.userId)
         .forUpdate()
         .execute();
-      launchOver(socket, key);
+      connection.socket.write(launchText(tenant, key));
       await untilSomebodyWaits(site.database.url);
-      await inside(received, socket);
+      await inside(connection);
     });
-    return { socket, received };
+    return connection;
   } catch (error) {
-    socket.destroy();
+    connection.socket.destroy();
     throw error;
   }
 }
@@ -150,18 +106,18 @@ it('answers the command in flight, ends held polls with 204, and leaves with 0',
 
   const key = randomUUID();
   let left: Promise<number | null> = Promise.resolve(null);
-  const { socket, received } = await withLaunchInFlight(key, async (answers) => {
+  const launch = await withLaunchInFlight(key, async ({ received }) => {
     left = plane.stop();
     expect(await poll).toBe(204);
-    await until(refusesConnections);
-    expect(answers()).toBe('');
+    await until(() => refusesConnections(theOnly(site.planeUrls)));
+    expect(received()).toBe('');
   });
-  await until(() => statusesIn(received()).length === 1);
-  expect(statusesIn(received())).toEqual([201]);
+  await until(() => launch.statuses().length === 1);
+  expect(launch.statuses()).toEqual([201]);
   const answered = performance.now();
   expect(await left).toBe(0);
   expect(performance.now() - answered).toBeLessThan(PROMPTLY);
-  socket.destroy();
+  launch.socket.destroy();
 
   const stored = await site.db.selectFrom('idempotency_keys').select('status').where('key', '=', key).execute();
   expect(stored).toEqual([{ status: 201 }]);
@@ -186,21 +142,21 @@ it('answers the command in flight, ends held polls with 204, and leaves with 0',
 it('serves what still comes over an open connection while a command is in flight, in the form of the contract', async () => {
   await customer().makeKey();
   const plane = theOnly(site.planes);
-  const early = await openConnection();
-  const idle = await openConnection();
+  const early = await openConnection(theOnly(site.planeUrls));
+  const idle = await openConnection(theOnly(site.planeUrls));
   let left: Promise<number | null> = Promise.resolve(null);
-  const { socket, received } = await withLaunchInFlight(randomUUID(), async () => {
+  const launch = await withLaunchInFlight(randomUUID(), async () => {
     left = plane.stop();
-    await until(refusesConnections);
-    early.socket.write('GET /api/v1/allocations HTTP/1.1\r\nhost: control-plane\r\n\r\n');
+    await until(() => refusesConnections(theOnly(site.planeUrls)));
+    early.socket.write(requestText('GET', '/api/v1/allocations', {}));
     await until(() => early.received().includes('correlation_id'));
-    expect(statusesIn(early.received())).toEqual([401]);
+    expect(early.statuses()).toEqual([401]);
     expect(early.received()).toMatch(/^connection: close/im);
   });
-  await until(() => statusesIn(received()).length === 1);
-  expect(statusesIn(received())).toEqual([201]);
-  expect(received()).toMatch(/^connection: close/im);
+  await until(() => launch.statuses().length === 1);
+  expect(launch.statuses()).toEqual([201]);
+  expect(launch.received()).toMatch(/^connection: close/im);
   // Nobody waits for the one who connected and never asked.
   expect(await left).toBe(0);
-  for (const each of [socket, early.socket, idle.socket]) each.destroy();
+  for (const { socket } of [launch, early, idle]) socket.destroy();
 }, 120_000);

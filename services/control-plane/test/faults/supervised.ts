@@ -22,6 +22,11 @@ export interface Mishap {
   readonly lastWords: string;
 }
 
+/** However this process ends, the channel to it breaks; the channel itself keeps nobody alive. */
+const ENDS_WITH_US = `data:text/javascript,${encodeURIComponent(
+  "process.once('disconnect', () => process.exit(1)); process.channel?.unref();",
+)}`;
+
 const RESTART_PAUSE_MILLISECONDS = 200;
 const PATIENCE_MILLISECONDS = 20_000;
 const LAST_WORDS = 4_000;
@@ -61,9 +66,9 @@ export class Supervised {
   start(): void {
     const { script, parameters = [], environment, announcesItself = false } = this.#setup;
     // Nothing of the test runner's own environment: what a program is told is what stands in its setup.
-    const child = spawn(process.execPath, [script, ...parameters], {
+    const child = spawn(process.execPath, ['--import', ENDS_WITH_US, script, ...parameters], {
       env: { PATH: process.env.PATH, HOME: process.env.HOME, ...environment },
-      stdio: ['ignore', 'pipe', 'pipe', ...(announcesItself ? (['ipc'] as const) : [])],
+      stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
     });
     this.#child = child;
     this.#ready = !announcesItself;
@@ -78,14 +83,9 @@ export class Supervised {
     child.on('message', (message) => {
       if (message !== null && typeof message === 'object' && 'ready' in message) this.#ready = true;
     });
-    const end = (): void => {
-      child.kill('SIGKILL');
-    };
-    process.once('exit', end);
     this.#exited = new Promise((resolve) => {
       child.once('error', () => resolve(null));
       child.once('exit', (code, signal) => {
-        process.off('exit', end);
         if (!this.#stopping && !this.#killed) {
           this.mishaps.push({ name: this.name, wasReady: this.#ready, code, signal, lastWords });
         }

@@ -1,7 +1,7 @@
 import { createLogger, systemClock } from '@gpuaas/kernel';
 import { type RawBuilder, sql } from 'kysely';
 import { z } from 'zod';
-import { composeDomains } from '../../src/app/compose.js';
+import { composeDomains, type Domains } from '../../src/app/compose.js';
 import { openCertificateAuthority } from '../../src/spine/certificate-authority.js';
 import { createCustody, parseCustodyKeys } from '../../src/spine/custody.js';
 import type { Reader } from '../../src/spine/operation.js';
@@ -31,16 +31,17 @@ const OPEN_ENDS = {
 } as const;
 
 /**
- * Everything that is not as it must be once the site has come to rest after all its customers have released what they
+ * Everything that is not as it must be, seen over `db`, once the site has come to rest after all its customers have released what they
  * had: one line each, empty when all of it holds.
  */
-export async function findUntruths(site: ProcessSite, told: Told): Promise<string[]> {
-  const { db } = site;
+export async function findUntruths(site: ProcessSite, told: Told, db: Reader = site.db): Promise<string[]> {
   return [
     ...(await findings(db, WRONG_ROWS)),
     ...(await findOpenEnds(db)),
-    ...(await findUndelivered(site)),
-    ...(await findLedgerErrors(site)),
+    ...(await domainsOf(site, async (domains) => [
+      ...(await findUndelivered(db, domains)),
+      ...(await findLedgerErrors(db, domains)),
+    ])),
     ...(await findUnexplained(db, told)),
     ...(await Promise.all(site.hosts.map((host) => findHostErrors(db, host)))).flat(),
   ];
@@ -111,8 +112,7 @@ async function findings(db: Reader, queries: Readonly<Record<string, RawBuilder<
 }
 
 /** Every subscriber has had every event of its types exactly once. */
-async function findUndelivered(site: ProcessSite): Promise<string[]> {
-  const { subscribers } = await domainsOf(site, async (domains) => domains);
+async function findUndelivered(db: Reader, { subscribers }: Domains): Promise<string[]> {
   const consumers = [...subscribers, WORKFLOW_CONSUMER];
   const wanted = consumers.flatMap(({ name, eventTypes }) => eventTypes.map((type) => ({ name, type })));
   const rows = await sql<{ subject: string }>`
@@ -124,19 +124,16 @@ async function findUndelivered(site: ProcessSite): Promise<string[]> {
     )
     SELECT coalesce(wanted.consumer, inbox.consumer) || ' ' || coalesce(wanted.event_id, inbox.event_id) AS subject
     FROM wanted FULL JOIN inbox USING (event_id, consumer)
-    WHERE wanted.event_id IS NULL OR inbox.event_id IS NULL`.execute(site.db);
+    WHERE wanted.event_id IS NULL OR inbox.event_id IS NULL`.execute(db);
   return rows.rows.map(({ subject }) => `delivered, or not, against the list of subscribers: ${subject}`);
 }
 
-async function findLedgerErrors(site: ProcessSite): Promise<string[]> {
-  const errors = await domainsOf(site, (domains) => domains.finance.reconcile(site.db));
+async function findLedgerErrors(db: Reader, { finance }: Domains): Promise<string[]> {
+  const errors = await finance.reconcile(db);
   return errors.map(({ invariant, subject, detail }) => `books, ${invariant}: ${subject} ${detail}`);
 }
 
-async function domainsOf<Result>(
-  site: ProcessSite,
-  ask: (domains: ReturnType<typeof composeDomains>) => Promise<Result>,
-): Promise<Result> {
+async function domainsOf<Result>(site: ProcessSite, ask: (domains: Domains) => Promise<Result>): Promise<Result> {
   const log = createLogger({ program: 'test', level: 'silent' });
   const custody = createCustody(parseCustodyKeys(CUSTODY_KEY));
   const signals = createSignals({ url: site.database.url, log });
