@@ -115,7 +115,7 @@ describe('hostile requests', () => {
       expect(flaws.slice(0, 10)).toEqual([]);
       expect(requests.length).toBe(CASES);
       const carriedOut = [...statuses].reduce((sum, [status, times]) => sum + (status < 300 ? times : 0), 0);
-      expect(carriedOut).toBeGreaterThan(CARRIED_OUT[who] ?? 0);
+      expect(carriedOut).toBeGreaterThanOrEqual(CARRIED_OUT[who] ?? 0);
     },
     180_000,
   );
