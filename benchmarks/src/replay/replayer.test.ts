@@ -11,13 +11,17 @@ import type { RequestTrace } from './trace.js';
 let directory: string;
 let server: EmbeddedPostgres;
 let pool: pg.Pool;
+const closed: Promise<unknown>[] = [];
 
 beforeAll(async () => {
   directory = await mkdtemp(path.join(tmpdir(), 'gpuaas-replay-'));
   server = await startEmbeddedPostgres({ directory, durability: 'disposable', sharedBuffersMegabytes: 16 });
   pool = new pg.Pool({ connectionString: server.url, max: 4 });
-  // Connections close after the pool says so, and the server may be stopped in between.
-  pool.on('connect', (client) => client.on('error', () => undefined));
+  // Connections close after the pool says so, and a server that stops in between would fail them.
+  pool.on('connect', (client) => {
+    client.on('error', () => undefined);
+    closed.push(new Promise((resolve) => client.once('end', resolve)));
+  });
   await pool.query('CREATE TABLE parents (id serial PRIMARY KEY, tag uuid NOT NULL)');
   await pool.query(
     'CREATE TABLE children (id uuid PRIMARY KEY, parent integer NOT NULL REFERENCES parents, at timestamptz)',
@@ -26,6 +30,7 @@ beforeAll(async () => {
 
 afterAll(async () => {
   await pool?.end();
+  await Promise.all(closed);
   await server?.stop();
   await rm(directory, { recursive: true, force: true });
 });
