@@ -25,25 +25,40 @@ export async function startKillableDatabase(directory: string, port: number): Pr
     });
   let server: EmbeddedPostgres = await start();
   let ready = true;
+  let stopped = false;
+  let killing: Promise<void> | null = null;
+
+  const killAndStart = async (): Promise<void> => {
+    if (stopped) return;
+    ready = false;
+    // Halted first, so that it starts nobody while its children are counted.
+    process.kill(server.processId, 'SIGSTOP');
+    const family = [server.processId, ...(await childrenOf(server.processId))];
+    for (const processId of family) killQuietly(processId);
+    // Survivors of the old server would keep the new one from its memory.
+    for (const processId of family) while (await isAlive(processId)) await delay(5);
+    // There is nothing left to stop; it gives back the directory.
+    await server.stop();
+    server = await start();
+    ready = true;
+  };
+
   return {
     url: server.url,
     get ready() {
       return ready;
     },
-    async kill() {
-      ready = false;
-      // Halted first, so that it starts nobody while its children are counted.
-      process.kill(server.processId, 'SIGSTOP');
-      const family = [server.processId, ...(await childrenOf(server.processId))];
-      for (const processId of family) killQuietly(processId);
-      // Survivors of the old server would keep the new one from its memory.
-      for (const processId of family) while (await isAlive(processId)) await delay(5);
-      // There is nothing left to stop; it gives back the directory.
-      await server.stop();
-      server = await start();
-      ready = true;
+    kill: () => {
+      killing ??= killAndStart().finally(() => {
+        killing = null;
+      });
+      return killing;
     },
-    stop: () => server.stop(),
+    async stop() {
+      stopped = true;
+      await killing?.catch(() => undefined);
+      await server.stop();
+    },
   };
 }
 

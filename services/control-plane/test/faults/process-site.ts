@@ -78,7 +78,9 @@ export async function startProcessSite(options: ProcessSiteOptions = {}): Promis
   // As root the server runs under another account, which has to get through to its data.
   await chmod(directory, 0o711);
   const undo: (() => Promise<unknown>)[] = [() => rm(directory, { recursive: true, force: true })];
+  let stopped = false;
   const stop = async (): Promise<void> => {
+    stopped = true;
     for (const step of undo.splice(0).reverse()) await step();
   };
 
@@ -144,6 +146,7 @@ export async function startProcessSite(options: ProcessSiteOptions = {}): Promis
           trouble = errorChain(error);
           retries.connections += 1;
         }
+        if (stopped) throw new Error(`${name} was not answered before the site was stopped`);
         if (performance.now() > deadline) throw new Error(`${name} was never answered; at last ${trouble}`);
         await delay(RETRY_PAUSE_MILLISECONDS);
       }
