@@ -1,7 +1,7 @@
 import { writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { freeEverything, insertNodeIdentities, insertNodes, SKU } from './fixtures/nodes.js';
-import { headersOf, LAUNCH_BODY, type Person, signUp } from './fixtures/people.js';
+import { headersOf, LAUNCH_BODY, type Person, post, signUp } from './fixtures/people.js';
 import { type BenchmarkRun, runBenchmark } from './harness/benchmark.js';
 import { readFlags } from './harness/flags.js';
 import { findPgbench, type PgbenchResult, runPgbenches } from './harness/pgbench.js';
@@ -29,6 +29,7 @@ const flags = readFlags({
   tries: { default: 20_000, help: 'claims tried in the storm; a million for the full proof' },
   'storm-nodes': { default: 60, help: 'hosts that the storm is about' },
   'journey-only': { default: false, help: 'only the way from launch to release' },
+  'storm-only': { default: false, help: 'only the storm' },
   statements: { default: false, help: 'print what cost PostgreSQL most from launch to release' },
   profile: { default: false, help: 'keep CPU profiles of the measured programs in .data/benchmarks' },
 });
@@ -63,6 +64,13 @@ await runBenchmark({
 
     await insertNodes(site.database, { from: 1, to: flags.hosts });
     await insertNodeIdentities(site.database, flags.hosts);
+    const [first] = people;
+    if (flags['storm-only'] && first) {
+      await post(api, '/api/v1/allocations', { headers: headersOf(first), body: JSON.parse(LAUNCH_BODY) });
+      await api.program.stop();
+      await freeEverything(site.database);
+      return storm(run, site, people);
+    }
     await journeys(run, site, api.program, { apiUrl: api.apiUrl, hosts: flags.hosts, people });
     if (flags['journey-only']) return;
 
@@ -311,7 +319,13 @@ async function storm(run: BenchmarkRun, site: BenchmarkSite, people: readonly Pe
   const written = await database.query<{ count: number }>('SELECT count(*)::int AS count FROM placement_claims');
   const claimed = sum(({ hosts }) => hosts);
   if (written.rows[0]?.count !== claimed) throw new Error(`${written.rows[0]?.count} claims of ${claimed} were kept`);
-  if (leftOpen.rows[0]?.count !== 0) throw new Error(`${leftOpen.rows[0]?.count} hosts still count as taken`);
+  if (leftOpen.rows[0]?.count !== 0) {
+    const open = await database.query('SELECT FROM placement_claims WHERE released_at IS NULL');
+    throw new Error(
+      `${leftOpen.rows[0]?.count} hosts still count as taken; ${open.rowCount} claims are open; ` +
+        `PostgreSQL ended ${sum(({ failed }) => failed)} tries`,
+    );
+  }
   run.add(
     measure('double claims in the storm', '', [overlaps.rows[0]?.count ?? Number.NaN], atMost(0), {
       tries: sum(({ tries }) => tries),

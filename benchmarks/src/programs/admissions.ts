@@ -111,7 +111,10 @@ async function storm(tries: number): Promise<Report<(typeof STORM_REPORT)[number
     } catch (error) {
       if (error instanceof RolledBackOnPurpose) report.rolledBack += 1;
       else if (sqlState(error) === undefined) throw error;
-      else report.failed += 1;
+      else {
+        report.failed += 1;
+        if (report.failed <= 3) process.stderr.write(`a try was ended: ${String(error)}\n`);
+      }
     }
   };
 

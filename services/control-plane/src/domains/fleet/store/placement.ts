@@ -41,10 +41,8 @@ export const newPlacementKey = (): number => randomInt(PLACEMENT_KEYS);
 export async function lockFreeNodes(tx: Tx, wish: PlacementWish): Promise<readonly FreeNode[]> {
   if (wish.nodeId !== null) return [await lockNamedNode(tx, wish.nodeId, wish)];
   if (wish.count < 1) return [];
-  if (wish.count === 1) {
-    const found = await takeUnlocked(tx, wish);
-    return found.length === 1 ? found : await takeWaiting(tx, wish);
-  }
+  // Also for one: a candidate that a rival claimed between being seen and being locked is passed over, but its lock
+  // stays, and whoever waits while holding such locks does wait in a circle.
   await sql`SAVEPOINT free_nodes`.execute(tx);
   const found = await takeUnlocked(tx, wish);
   if (found.length === wish.count) {
