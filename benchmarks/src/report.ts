@@ -13,6 +13,8 @@ function reportOf(all: readonly BenchmarkResult[]): string {
 
 Written by \`npm run bench:report\` from \`benchmarks/results/*.json\`. Every value is the median of its rounds; the
 rounds stand in the file. Run one again with \`npm run bench:<name>\`; \`-- --help\` shows what can be varied.
+Only ratios of one run compare: absolute times follow what else the machine was doing, and each section says how it was
+run.
 
 | benchmark | measure | value | aim | |
 |---|---|---|---|---|
@@ -27,7 +29,9 @@ function rowOf(measured: Measure): string {
   return `| ${measured.title} | ${valueText(measured)} | ${aimOf(measured)} | ${verdict} |`;
 }
 
-const valueText = ({ value, unit }: Measure): string => [value, unit].filter((part) => part !== '').join(' ');
+function valueText({ value, unit }: Measure): string {
+  return [value, unit].filter((part) => part !== '').join(' ');
+}
 
 function aimOf({ aim }: Measure): string {
   if (aim === null) return '';
