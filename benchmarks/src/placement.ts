@@ -27,7 +27,7 @@ const flags = readFlags({
   'many-nodes': { default: 100_000, help: 'hosts for the comparison with pgbench' },
   hosts: { default: 300, help: 'simulated hosts for the way from launch to release' },
   tries: { default: 20_000, help: 'claims tried in the storm; a million for the full proof' },
-  'storm-nodes': { default: 60, help: 'hosts that the storm is about' },
+  'storm-nodes': { default: 100, help: 'hosts that the storm is about' },
   'journey-only': { default: false, help: 'only the way from launch to release' },
   'storm-only': { default: false, help: 'only the storm' },
   statements: { default: false, help: 'print what cost PostgreSQL most from launch to release' },
@@ -42,7 +42,8 @@ const ADMISSIONS_AIM = 300;
 let files = 0;
 
 await runBenchmark({
-  name: 'placement',
+  // A part alone does not replace the result of the whole.
+  name: flags['storm-only'] ? 'placement-storm' : flags['journey-only'] ? 'placement-journey' : 'placement',
   title: 'Placement of launches',
   method:
     'Launches are whole hosts, one a request, each client a person of their own; every round begins with all hosts ' +
