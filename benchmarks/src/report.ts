@@ -14,7 +14,7 @@ function reportOf(all: readonly BenchmarkResult[]): string {
 Written by \`npm run bench:report\` from \`benchmarks/results/*.json\`. Every value is the median of its rounds; the
 rounds stand in the file. Run one again with \`npm run bench:<name>\`; \`-- --help\` shows what can be varied.
 Only ratios of one run compare: absolute times follow what else the machine was doing, and each section says how it was
-run.
+run. A load before the run above the number of cores says that others were using the machine too.
 
 | benchmark | measure | value | aim | |
 |---|---|---|---|---|
@@ -47,6 +47,7 @@ ${result.title}. ${result.method}
 
 Commit \`${result.commit}\`, ${result.measuredAt}, ${result.tookSeconds} s; ${machine.processor}, ${machine.cores} cores,
 ${machine.memoryGibibytes} GiB, ${machine.system}, Node ${machine.node}, ${machine.syncMilliseconds} ms for a synced write;
+load before the run ${machine.loadBefore};
 ${parameters.join(', ')}.
 
 ${result.measures.map(detailOf).join('\n')}

@@ -13,6 +13,8 @@ export interface Machine {
   readonly node: string;
   /** median of fdatasync after a write of 8 KiB, where the database lies: what a lone commit waits for */
   readonly syncMilliseconds: number;
+  /** programs that wanted a core, on average over the minute before the run: well below the cores on a quiet machine */
+  readonly loadBefore: number;
 }
 
 const root = fileURLToPath(new URL('../../../', import.meta.url));
@@ -27,6 +29,7 @@ export function describeMachine(directory: string): Machine {
     system: `${os.type()} ${os.release()} ${os.arch()}`,
     node: process.version,
     syncMilliseconds: rounded(measureSync(directory)),
+    loadBefore: rounded(os.loadavg()[0] ?? 0),
   };
 }
 
